@@ -1,0 +1,114 @@
+"""The command line: ``python -m mmtrain [VERB] [arguments]``; no verb trains."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mmtrain.errors import ConfigError, UserError, did_you_mean
+
+USAGE = """\
+usage: python -m mmtrain [VERB] [--config-dir DIR] [ARGUMENTS]
+
+  [train] OVERRIDES          train, or go on with a run that was begun: experiment=clip_emoji seed=1
+  show OVERRIDES             the composed config, and where each value came from
+  resume RUN [OVERRIDES]     go on with a run
+  eval RUN [OVERRIDES]       evaluate a run or a checkpoint, on its own or other data
+  data prepare|inspect ...   make a data set; look at one (python -m mmtrain data --help)
+
+  --config-dir DIR           a directory of your own experiments and groups; may be repeated
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command; returns the exit status, 1 for a mistake of the user."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0 if arguments else 2
+    try:
+        _run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(arguments: list[str]) -> None:
+    # Commands are imported when they run: a mistake in an override should not wait for Lightning.
+    verbs: dict[str, Callable[[list[str]], None]] = {
+        "train": _train,
+        "show": _show,
+        "resume": _resume,
+        "eval": _eval,
+        "data": _data,
+    }
+    verb, *rest = arguments
+    if verb in verbs:
+        verbs[verb](rest)
+    elif verb.startswith("-") or "=" in verb or verb.startswith("~"):
+        _train(arguments)
+    else:
+        raise ConfigError(f"unknown command {verb!r}", where="the command line", mend=did_you_mean(verb, verbs))
+
+
+def _train(arguments: list[str]) -> None:
+    overrides, config_dirs = _config_dirs(arguments)
+    from mmtrain.command.train import train
+
+    train(overrides, config_dirs)
+
+
+def _show(arguments: list[str]) -> None:
+    overrides, config_dirs = _config_dirs(arguments)
+    from mmtrain.command.show import show
+
+    show(overrides, config_dirs)
+
+
+def _resume(arguments: list[str]) -> None:
+    run, overrides = _run_and_overrides("resume", arguments)
+    from mmtrain.command.resume import resume
+
+    resume(run, overrides)
+
+
+def _eval(arguments: list[str]) -> None:
+    run, overrides = _run_and_overrides("eval", arguments)
+    from mmtrain.command.eval import evaluate
+
+    evaluate(run, overrides)
+
+
+def _data(arguments: list[str]) -> None:
+    from mmtrain.command.data import data
+
+    data(arguments)
+
+
+def _run_and_overrides(verb: str, arguments: list[str]) -> tuple[str, list[str]]:
+    if not arguments or "=" in arguments[0]:
+        raise ConfigError(f"{verb} needs a run", where="the command line", mend=f"python -m mmtrain {verb} runs/clip_emoji")
+    return arguments[0], arguments[1:]
+
+
+def _config_dirs(arguments: list[str]) -> tuple[list[str], list[Path]]:
+    overrides, directories = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        name, _, value = argument.partition("=")
+        if name == "--config-dir":
+            directories.append(Path(value or next(rest, "")))
+        elif argument.startswith("-"):
+            raise ConfigError(f"unknown option {argument!r}", where="the command line", mend="python -m mmtrain --help")
+        else:
+            overrides.append(argument)
+    return overrides, directories
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Lightning callbacks. Each file is one concern; none imports another package of its floor."""

@@ -1,0 +1,187 @@
+"""When checkpoints are written, and which are kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+
+from mmtrain import distributed
+from mmtrain.callback.checkpoint_io import (
+    CheckpointRecord,
+    checkpoint_path,
+    delete_checkpoint,
+    list_checkpoints,
+    read_record,
+    seal,
+    write_json,
+)
+from mmtrain.callback.loop_state import canonical_fit_loop
+from mmtrain.callback.recorder import is_log_step
+from mmtrain.errors import ConfigError, did_you_mean
+
+
+class Checkpoint(LightningCheckpoint):
+    """Writes ``checkpoints/step_XXXXXXXX.ckpt`` under the trainer's ``default_root_dir``.
+
+    A checkpoint of step S holds everything up to and including the validation of step S, and no clock, path or timing:
+    two identical runs write identical checkpoints. One is always written at the last step and when the trainer was
+    asked to stop. Lightning's base class makes this callback run after all others, so that the rows of step S are on
+    disk before its checkpoint.
+
+    Args:
+        every_n_steps: Optimizer steps between checkpoints; None for none by step.
+        every_n_minutes: Minutes of wall clock between checkpoints, by rank 0's clock; None for none by time.
+        keep_last: How many of the newest checkpoints stay. The best one always stays.
+        monitor: Evaluation metric that decides which is best, e.g. ``eval/new_concept/top1``; None for no best.
+        mode: Whether the best is the largest or the smallest.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        every_n_minutes: float | None = None,
+        keep_last: int = 2,
+        monitor: str | None = None,
+        mode: Literal["max", "min"] = "max",
+    ) -> None:
+        if keep_last < 1:
+            raise ConfigError(f"keep_last is {keep_last}", where="callback", mend="keep at least one checkpoint")
+        if mode not in ("max", "min"):
+            raise ConfigError(f"mode is {mode!r}", where="callback", mend="use 'max' or 'min'")
+        self.every_n_steps = every_n_steps
+        self.every_n_minutes = every_n_minutes
+        self.keep_last = keep_last
+        self.monitor = monitor
+        self.mode = mode
+        self._validates = False
+        self._validated_step = -1
+        self._saved_step = -1
+        self._saved_at = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock. A fresh model is not saved: the config and the seed are its checkpoint."""
+        self._validates = trainer.enable_validation
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves after a step at which no validation follows."""
+        validation_follows = trainer.enable_validation and (self._validation_due(trainer) or trainer.should_stop)
+        if not validation_follows and self._due(trainer):
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves after a validation, so that no kill in between loses its row."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        self._validated_step = trainer.global_step
+        metrics = self._metrics(trainer)
+        if self.monitor is not None and self.monitor not in metrics:
+            raise ConfigError(
+                f"the monitored metric {self.monitor!r} was not logged by the validation",
+                where="callback: monitor",
+                mend=did_you_mean(self.monitor, metrics),
+            )
+        best = trainer.is_global_zero and self._is_best(self._directory(trainer), trainer.global_step, metrics)
+        if self._due(trainer) or distributed.any_rank(best, trainer.strategy.root_device):
+            self.save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves where the training ended before its last step, and nothing has been saved yet."""
+        if self._saved_step != trainer.global_step:
+            self.save(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Brings the loops' state to its canonical form, in every checkpoint that the trainer writes."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        checkpoint["loops"]["fit_loop"] = canonical_fit_loop(
+            checkpoint["loops"]["fit_loop"],
+            steps_per_epoch=trainer.num_training_batches,
+            validation_due=self._validates and self._validation_due(trainer),
+            validated=self._validated_step == trainer.global_step,
+        )
+        checkpoint["epoch"] = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Writes the checkpoint of this step, and deletes those that need not stay. All ranks must call it."""
+        step = trainer.global_step
+        path = checkpoint_path(self._directory(trainer), step)
+        partial = path.with_name(f".{path.name}.unsealed")
+        if trainer.is_global_zero:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            metrics = self._metrics(trainer) if self._validated_step == step else {}
+            best = self._is_best(path.parent, step, metrics)
+            record = seal(partial, path, step=step, metrics=metrics)
+            if best:
+                write_json(path.parent / "best.json", {"file": record.file, "step": step, "monitor": self.monitor})
+            self._delete_old(path.parent, step)
+        self._saved_step = step
+        self._saved_at = time.monotonic()
+
+    def _due(self, trainer: pl.Trainer) -> bool:
+        step = trainer.global_step
+        if step == self._saved_step:
+            return False
+        if trainer.should_stop or step == trainer.max_steps:
+            return True
+        if self.every_n_steps is not None and step % self.every_n_steps == 0:
+            return True
+        # The ranks' clocks differ and saving is a collective, so they ask one another; not at every step, since the
+        # answer makes the host wait for the device.
+        if self.every_n_minutes is None or not is_log_step(trainer, step):
+            return False
+        elapsed = time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
+        return distributed.any_rank(trainer.is_global_zero and elapsed, trainer.strategy.root_device)
+
+    def _validation_due(self, trainer: pl.Trainer) -> bool:
+        interval = trainer.val_check_batch
+        batches = trainer.fit_loop.total_batch_idx + 1
+        return interval is not None and math.isfinite(interval) and batches % int(interval) == 0
+
+    def _is_best(self, directory: Path, step: int, metrics: Mapping[str, float]) -> bool:
+        if self.monitor is None or self.monitor not in metrics or math.isnan(metrics[self.monitor]):
+            return False
+        best = read_best(directory)
+        if best is None or best.step >= step:
+            return True
+        value, previous = metrics[self.monitor], best.metrics[self.monitor]
+        return value > previous if self.mode == "max" else value < previous
+
+    def _delete_old(self, directory: Path, step: int) -> None:
+        """Keeps the newest up to ``step`` and the best. Later ones are of a future that this run will write again."""
+        best = read_best(directory)
+        older = [path for path in list_checkpoints(directory) if path <= checkpoint_path(directory, step)]
+        for path in older[: -self.keep_last]:
+            if best is None or path.name != best.file:
+                delete_checkpoint(path)
+
+    @staticmethod
+    def _metrics(trainer: pl.Trainer) -> dict[str, float]:
+        return {key: float(value) for key, value in sorted(trainer.callback_metrics.items()) if key.startswith("eval/")}
+
+    @staticmethod
+    def _directory(trainer: pl.Trainer) -> Path:
+        return Path(trainer.default_root_dir) / "checkpoints"
+
+
+def read_best(directory: Path) -> CheckpointRecord | None:
+    """The record of the best checkpoint in ``directory``; None where none was named or it is gone."""
+    try:
+        pointer = json.loads((directory / "best.json").read_text())
+        return read_record(directory / pointer["file"])
+    except (OSError, ValueError, KeyError):
+        return None

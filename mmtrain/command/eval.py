@@ -1,0 +1,81 @@
+"""``python -m mmtrain eval RUN [overrides]``: metrics of a run or a checkpoint, on its own data or any other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from mmtrain import distributed
+from mmtrain.callback.checkpoint import read_best
+from mmtrain.callback.checkpoint_io import latest_checkpoint, read_record, why_torn
+from mmtrain.config import Root, compose, typed, validate
+from mmtrain.errors import RunError
+from mmtrain.logger.jsonl import JsonlLogger
+from mmtrain.run.build import Plan, build_data, build_objective, build_trainer, world_size
+from mmtrain.run.datamodule import DataModule
+from mmtrain.run.log import quiet_libraries
+from mmtrain.run.origin import read_origin
+from mmtrain.run.summary import evaluation_summary
+
+
+def evaluate(run: str, overrides: Sequence[str]) -> None:
+    """Evaluates the best checkpoint of a run, or its newest where none was named best, or the checkpoint given.
+
+    The model is the run's; everything else may be overridden: ``data=image_text data.root=...``. The results, with
+    pictures, are added to ``RUN/eval/``.
+
+    Args:
+        run: Run directory or checkpoint file.
+        overrides: In Hydra's grammar, on top of the run's own.
+
+    Raises:
+        RunError: There is no run, no checkpoint, or the checkpoint is torn.
+    """
+    checkpoint = _checkpoint(Path(run))
+    directory = checkpoint.parent.parent
+    origin = read_origin(directory)
+    composed = compose([*origin.overrides, *overrides], extra_dirs=origin.config_dirs)
+    stored = yaml.safe_load((directory / "config.yaml").read_text())
+    composed = replace(composed, config={**composed.config, "model": stored["model"]})
+    validate(composed)
+    config = typed(composed.config)
+    quiet_libraries()
+    record = read_record(checkpoint)
+    assert record is not None, "a checkpoint that is not torn has a record"
+    metrics, place = _measure(config, checkpoint, directory / "eval", record.step)
+    if distributed.rank() == 0:
+        Console().print(evaluation_summary(checkpoint, place, metrics))
+
+
+def _measure(config: Root, checkpoint: Path, directory: Path, step: int) -> tuple[dict[str, float], Path]:
+    data = build_data(config)
+    data.prepare()
+    objective = build_objective(config)
+    place = directory / f"step_{step:08d}"
+    logger = JsonlLogger(place, resume_step=step)
+    plan = Plan(world_size(config), total_steps=step, eval_every=1)
+    config = replace(config, callback=type(config.callback)({"retrievals": config.callback.get("retrievals")}))
+    trainer = build_trainer(config, plan, place, [logger])
+    trainer.validate(objective, datamodule=DataModule(data), ckpt_path=checkpoint, verbose=False, weights_only=True)
+    metrics = {key: float(value) for key, value in sorted(trainer.callback_metrics.items())}
+    logger.log_metrics(metrics, step=step)
+    return metrics, place
+
+
+def _checkpoint(path: Path) -> Path:
+    if path.suffix == ".ckpt":
+        reason = why_torn(path) if path.exists() else "it does not exist"
+        if reason is not None:
+            raise RunError(f"the checkpoint cannot be used: {reason}", where=str(path), mend="name another one")
+        return path
+    best = read_best(path / "checkpoints")
+    chosen = path / "checkpoints" / best.file if best is not None else latest_checkpoint(path / "checkpoints")
+    if chosen is None:
+        raise RunError(
+            "there is no checkpoint", where=str(path / "checkpoints"), mend="train first, or name a directory of a run"
+        )
+    return chosen

@@ -1,0 +1,96 @@
+"""``python -m mmtrain [overrides]``: compose, validate, prepare, train or go on training, tell what came out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from mmtrain import distributed
+from mmtrain.callback.checkpoint_io import latest_checkpoint, read_record
+from mmtrain.callback.preemption import Preemption
+from mmtrain.config import Composed, compose, typed, validate
+from mmtrain.errors import RunError
+from mmtrain.logger.jsonl import read_rows
+from mmtrain.run.build import build_data, build_loggers, build_objective, build_trainer, plan_run
+from mmtrain.run.datamodule import DataModule
+from mmtrain.run.directory import RunDirectory, open_run
+from mmtrain.run.log import log_to, quiet_libraries
+from mmtrain.run.origin import Origin, write_origin
+from mmtrain.run.summary import run_summary
+
+
+def train(overrides: Sequence[str], extra_dirs: Sequence[Path] = ()) -> None:
+    """Trains the run that the overrides describe; one that was begun before goes on from its newest checkpoint.
+
+    Args:
+        overrides: In Hydra's grammar.
+        extra_dirs: Further config directories.
+
+    Raises:
+        UserError: Whatever the user can mend, before anything is built wherever it can be known then.
+    """
+    composed = compose(overrides, extra_dirs=extra_dirs)
+    validate(composed)
+    train_composed(composed, extra_dirs)
+
+
+def train_composed(composed: Composed, extra_dirs: Sequence[Path]) -> None:
+    """Trains a validated config."""
+    config = typed(composed.config)
+    quiet_libraries()
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    data = build_data(config)
+    fresh = config.run.fresh and not _restarted()
+    run = open_run(Path(config.run.dir), composed.config, fresh)
+    if distributed.rank() == 0:
+        write_origin(run.path, Origin(composed.overrides, tuple(path.resolve() for path in extra_dirs)))
+        log_to(run.log)
+    data.prepare()
+    plan = plan_run(config, data.steps_per_epoch())
+    # With fresh=true rank 0 is moving the old run aside just now: nobody looks for its checkpoints.
+    newest = None if fresh else latest_checkpoint(run.checkpoints)
+    step = _step_of(newest) if newest is not None else 0
+    if step < plan.total_steps:
+        loggers = build_loggers(config, composed.config, run.path, step)
+        trainer = build_trainer(config, plan, run.path, loggers)
+        _announce(run, step, plan.total_steps)
+        trainer.fit(build_objective(config), datamodule=DataModule(data), ckpt_path=newest, weights_only=True)
+        step = trainer.global_step
+    if distributed.rank() == 0:
+        if step == plan.total_steps:
+            run.done.touch()
+        _summarise(run, step, plan.total_steps)
+    run.close()
+
+
+def _restarted() -> bool:
+    """Whether a scheduler started this job again: ``run.fresh=true`` was meant for its first start."""
+    return any(int(os.environ.get(name, "0")) > 0 for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
+
+
+def _step_of(checkpoint: Path) -> int:
+    record = read_record(checkpoint)
+    assert record is not None, "latest_checkpoint() returns checkpoints with a record"
+    return record.step
+
+
+def _announce(run: RunDirectory, step: int, total_steps: int) -> None:
+    if distributed.rank() == 0:
+        verb = f"going on at step {step} of {total_steps}" if step else f"training {total_steps} steps"
+        Console().print(f"{verb} in {run.path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _summarise(run: RunDirectory, step: int, total_steps: int) -> None:
+    metrics: dict[str, float] = {}
+    for row in read_rows(run.metrics):
+        metrics |= {key: value for key, value in row.items() if key.startswith(("eval/", "train/loss", "throughput/"))}
+    command = f"python -m mmtrain resume {run.path}"
+    Console().print(run_summary(run, metrics, step=step, total_steps=total_steps, command=command))

@@ -1,0 +1,1 @@
+"""A run: its directory, its checkpoints, its data in Lightning's terms, and its summary."""
