@@ -1,0 +1,1 @@
+"""mmtrain trains the models behind multimodal AI from one config tree."""

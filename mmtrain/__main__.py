@@ -91,8 +91,11 @@ def _data(arguments: list[str]) -> None:
 
 
 def _run_and_overrides(verb: str, arguments: list[str]) -> tuple[str, list[str]]:
-    if not arguments or "=" in arguments[0]:
-        raise ConfigError(f"{verb} needs a run", where="the command line", mend=f"python -m mmtrain {verb} runs/clip_emoji")
+    # A run may have been named lr=0.1.
+    if not arguments or arguments[0].startswith("-") or ("=" in arguments[0] and not Path(arguments[0]).exists()):
+        raise ConfigError(
+            f"{verb} needs a run", where="the command line", mend=f"python -m mmtrain {verb} runs/clip_emoji"
+        )
     return arguments[0], arguments[1:]
 
 
@@ -102,7 +105,10 @@ def _config_dirs(arguments: list[str]) -> tuple[list[str], list[Path]]:
     for argument in rest:
         name, _, value = argument.partition("=")
         if name == "--config-dir":
-            directories.append(Path(value or next(rest, "")))
+            directory = value or next(rest, "")
+            if not directory:
+                raise ConfigError("--config-dir needs a directory", where="the command line", mend="--config-dir DIR")
+            directories.append(Path(directory))
         elif argument.startswith("-"):
             raise ConfigError(f"unknown option {argument!r}", where="the command line", mend="python -m mmtrain --help")
         else:

@@ -67,7 +67,7 @@ def all_gather_object(value: Any) -> list[Any]:
 
 
 class _AllGather(torch.autograd.Function):
-    """Concatenates over ranks along dim 0; the backward pass gives each rank the sum of all ranks' gradients of its part."""
+    """Concatenates over ranks along dim 0; backward, each rank gets the sum of all ranks' gradients of its part."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class RunError(UserError):
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """Returns ``"did you mean 'x'?"`` for the candidate nearest to ``name``, or the sorted candidates where none is near."""
+    """``"did you mean 'x'?"`` for the candidate nearest to ``name``, or all of them, sorted, where none is near."""
     known = sorted(set(candidates))
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.55)
     if near:

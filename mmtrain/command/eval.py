@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 import yaml
 from rich.console import Console
 
@@ -13,6 +14,7 @@ from mmtrain import distributed
 from mmtrain.callback.checkpoint import read_best
 from mmtrain.callback.checkpoint_io import latest_checkpoint, read_record, why_torn
 from mmtrain.config import Root, compose, typed, validate
+from mmtrain.config.schema import Nodes
 from mmtrain.errors import RunError
 from mmtrain.logger.jsonl import JsonlLogger
 from mmtrain.run.build import Plan, build_data, build_objective, build_trainer, world_size
@@ -25,8 +27,9 @@ from mmtrain.run.summary import evaluation_summary
 def evaluate(run: str, overrides: Sequence[str]) -> None:
     """Evaluates the best checkpoint of a run, or its newest where none was named best, or the checkpoint given.
 
-    The model is the run's; everything else may be overridden: ``data=image_text data.root=...``. The results, with
-    pictures, are added to ``RUN/eval/``.
+    The model is the run's; everything else may be overridden. For other data, seen through the run's tokenizer and
+    transform: ``data.source=null data.root=DIR 'data.eval={NAME: retrieval}'``. The results, with pictures, are added
+    to ``RUN/eval/``.
 
     Args:
         run: Run directory or checkpoint file.
@@ -35,7 +38,7 @@ def evaluate(run: str, overrides: Sequence[str]) -> None:
     Raises:
         RunError: There is no run, no checkpoint, or the checkpoint is torn.
     """
-    checkpoint = _checkpoint(Path(run))
+    checkpoint = _checkpoint(Path(run).resolve())
     directory = checkpoint.parent.parent
     origin = read_origin(directory)
     composed = compose([*origin.overrides, *overrides], extra_dirs=origin.config_dirs)
@@ -44,6 +47,8 @@ def evaluate(run: str, overrides: Sequence[str]) -> None:
     validate(composed)
     config = typed(composed.config)
     quiet_libraries()
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
     record = read_record(checkpoint)
     assert record is not None, "a checkpoint that is not torn has a record"
     metrics, place = _measure(config, checkpoint, directory / "eval", record.step)
@@ -56,9 +61,10 @@ def _measure(config: Root, checkpoint: Path, directory: Path, step: int) -> tupl
     data.prepare()
     objective = build_objective(config)
     place = directory / f"step_{step:08d}"
+    place.mkdir(parents=True, exist_ok=True)
     logger = JsonlLogger(place, resume_step=step)
     plan = Plan(world_size(config), total_steps=step, eval_every=1)
-    config = replace(config, callback=type(config.callback)({"retrievals": config.callback.get("retrievals")}))
+    config = replace(config, callback=Nodes({"retrievals": config.callback.get("retrievals")}))
     trainer = build_trainer(config, plan, place, [logger])
     trainer.validate(objective, datamodule=DataModule(data), ckpt_path=checkpoint, verbose=False, weights_only=True)
     metrics = {key: float(value) for key, value in sorted(trainer.callback_metrics.items())}
@@ -67,15 +73,16 @@ def _measure(config: Root, checkpoint: Path, directory: Path, step: int) -> tupl
 
 
 def _checkpoint(path: Path) -> Path:
+    checkpoints = path / "checkpoints"
     if path.suffix == ".ckpt":
-        reason = why_torn(path) if path.exists() else "it does not exist"
-        if reason is not None:
-            raise RunError(f"the checkpoint cannot be used: {reason}", where=str(path), mend="name another one")
-        return path
-    best = read_best(path / "checkpoints")
-    chosen = path / "checkpoints" / best.file if best is not None else latest_checkpoint(path / "checkpoints")
-    if chosen is None:
-        raise RunError(
-            "there is no checkpoint", where=str(path / "checkpoints"), mend="train first, or name a directory of a run"
-        )
+        chosen = path
+    elif (best := read_best(checkpoints)) is not None:
+        chosen = checkpoints / best.file
+    elif (latest := latest_checkpoint(checkpoints)) is not None:
+        return latest
+    else:
+        raise RunError("there is no checkpoint", where=str(checkpoints), mend="train first, or name a directory of a run")
+    reason = why_torn(chosen) if chosen.exists() else "it does not exist"
+    if reason is not None:
+        raise RunError(f"the checkpoint cannot be used: {reason}", where=str(chosen), mend="name another one")
     return chosen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mmtrain.command.train import train_composed
@@ -21,6 +22,7 @@ def resume(run: str, overrides: Sequence[str]) -> None:
         RunError: ``run`` is no run directory, or an override would change the trajectory.
     """
     origin = read_origin(Path(run))
-    composed = compose([*origin.overrides, *overrides, f"run.dir={run}", "run.fresh=false"], extra_dirs=origin.config_dirs)
+    composed = compose([*origin.overrides, *overrides], extra_dirs=origin.config_dirs)
+    composed = replace(composed, config={**composed.config, "run": {"dir": run, "fresh": False}})
     validate(composed)
-    train_composed(composed, origin.config_dirs)
+    train_composed(composed, origin)

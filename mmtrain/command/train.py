@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +12,7 @@ from rich.console import Console
 
 from mmtrain import distributed
 from mmtrain.callback.checkpoint_io import latest_checkpoint, read_record
-from mmtrain.callback.preemption import Preemption
 from mmtrain.config import Composed, compose, typed, validate
-from mmtrain.errors import RunError
 from mmtrain.logger.jsonl import read_rows
 from mmtrain.run.build import build_data, build_loggers, build_objective, build_trainer, plan_run
 from mmtrain.run.datamodule import DataModule
@@ -24,6 +20,8 @@ from mmtrain.run.directory import RunDirectory, open_run
 from mmtrain.run.log import log_to, quiet_libraries
 from mmtrain.run.origin import Origin, write_origin
 from mmtrain.run.summary import run_summary
+
+_LOG = logging.getLogger(__name__)
 
 
 def train(overrides: Sequence[str], extra_dirs: Sequence[Path] = ()) -> None:
@@ -38,11 +36,16 @@ def train(overrides: Sequence[str], extra_dirs: Sequence[Path] = ()) -> None:
     """
     composed = compose(overrides, extra_dirs=extra_dirs)
     validate(composed)
-    train_composed(composed, extra_dirs)
+    train_composed(composed, Origin(composed.overrides, tuple(path.resolve() for path in extra_dirs)))
 
 
-def train_composed(composed: Composed, extra_dirs: Sequence[Path]) -> None:
-    """Trains a validated config."""
+def train_composed(composed: Composed, origin: Origin) -> None:
+    """Trains a validated config.
+
+    Args:
+        composed: The config.
+        origin: What a later ``resume`` composes it from.
+    """
     config = typed(composed.config)
     quiet_libraries()
     if config.trainer.threads is not None:
@@ -51,7 +54,7 @@ def train_composed(composed: Composed, extra_dirs: Sequence[Path]) -> None:
     fresh = config.run.fresh and not _restarted()
     run = open_run(Path(config.run.dir), composed.config, fresh)
     if distributed.rank() == 0:
-        write_origin(run.path, Origin(composed.overrides, tuple(path.resolve() for path in extra_dirs)))
+        write_origin(run.path, origin)
         log_to(run.log)
     data.prepare()
     plan = plan_run(config, data.steps_per_epoch())
@@ -86,6 +89,7 @@ def _announce(run: RunDirectory, step: int, total_steps: int) -> None:
     if distributed.rank() == 0:
         verb = f"going on at step {step} of {total_steps}" if step else f"training {total_steps} steps"
         Console().print(f"{verb} in {run.path}", highlight=False, markup=False, soft_wrap=True)
+        _LOG.info("%s", verb)
 
 
 def _summarise(run: RunDirectory, step: int, total_steps: int) -> None:

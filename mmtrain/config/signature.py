@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
+from pydantic_core import SchemaError
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,16 @@ def misfit(annotation: Any, value: Any) -> str | None:
     cannot read fits everything.
     """
     built = f"expected {type_name(annotation)}, built by a node with _target_"
-    if isinstance(value, dict):
-        # pydantic would read a mapping as a dataclass; a constructor would be handed the mapping.
-        members = tuple(member for member in union_members(annotation) if not _is_model(member))
-        if not members:
-            return built
+    # No plain value is an object of a protocol, and pydantic cannot ask it of one that is not checked at run time. It
+    # would also read a mapping as a dataclass, where a constructor would be handed the mapping.
+    members = tuple(
+        member
+        for member in union_members(annotation)
+        if not (_is_static_protocol(member) or (isinstance(value, dict) and _is_model(member)))
+    )
+    if not members:
+        return built
+    if len(members) < len(union_members(annotation)):
         annotation = typing.Union[members]  # noqa: UP007
     try:
         adapter = TypeAdapter(annotation, config=_adapter_config(annotation))
@@ -66,7 +72,7 @@ def misfit(annotation: Any, value: Any) -> str | None:
     except ValidationError as error:
         reasons = {_reason(detail) for detail in error.errors()} - {""}
         return " or ".join(sorted(reasons)) or built
-    except (PydanticUserError, PydanticUndefinedAnnotation, TypeError, NameError, AttributeError):
+    except (PydanticUserError, PydanticUndefinedAnnotation, SchemaError, TypeError, NameError, AttributeError):
         return None
     return None
 
@@ -156,6 +162,10 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and (is_dataclass(annotation) or issubclass(annotation, BaseModel))
+
+
+def _is_static_protocol(annotation: Any) -> bool:
+    return getattr(annotation, "_is_protocol", False) and not getattr(annotation, "_is_runtime_protocol", False)
 
 
 def _adapter_config(annotation: Any) -> ConfigDict | None:

@@ -1,0 +1,1 @@
+"""Models, and their weights' exchange with other libraries. Free of Lightning."""

@@ -61,8 +61,7 @@ class TextTransformer(nn.Module):
         x_BTD = self.token_embed(text_BT) + self.positions[: text_BT.shape[1]]
         x_BTD = self.transformer(x_BTD)
         end_B = text_BT.argmax(dim=-1)
-        feature: Tensor = self.norm_final(x_BTD[torch.arange(x_BTD.shape[0], device=x_BTD.device), end_B])
-        return feature
+        return self.norm_final(x_BTD[torch.arange(x_BTD.shape[0], device=x_BTD.device), end_B])
 
     def flops_per_sample(self) -> float:
         """Training FLOPs of one text of full length; look-ups of embeddings are not counted."""

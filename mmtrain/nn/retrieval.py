@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def positive_rank(similarity_QC: Tensor, positive_QC: Tensor) -> Tensor:
-    """For each query, how many wrong candidates score at least as high as its best right one.
+    """For each query, how many wrong candidates do not score below its best right one.
 
-    A tie counts against the model, so one that maps everything to the same point finds nothing.
+    A tie counts against the model, so one that maps everything to the same point finds nothing; nor does NaN.
 
     Args:
         similarity_QC: Score of each candidate, higher is nearer.
@@ -19,7 +19,7 @@ def positive_rank(similarity_QC: Tensor, positive_QC: Tensor) -> Tensor:
         int64 ``(Q,)``; 0 where a right candidate comes first.
     """
     best_Q = similarity_QC.masked_fill(~positive_QC, -torch.inf).amax(dim=1)
-    return ((similarity_QC >= best_Q[:, None]) & ~positive_QC).sum(dim=1)
+    return (~(similarity_QC < best_Q[:, None]) & ~positive_QC).sum(dim=1)
 
 
 def recall_at(similarity_QC: Tensor, positive_QC: Tensor, k: int) -> Tensor:

@@ -58,8 +58,7 @@ class Attention(nn.Module):
         y_BHTK = F.scaled_dot_product_attention(
             q_BHTK, k_BHTK, v_BHTK, is_causal=self.causal, dropout_p=self.dropout if self.training else 0.0
         )
-        out: Tensor = self.out(y_BHTK.transpose(1, 2).reshape(B, T, D))
-        return out
+        return self.out(y_BHTK.transpose(1, 2).reshape(B, T, D))
 
 
 class DropPath(nn.Module):
@@ -80,6 +79,25 @@ class DropPath(nn.Module):
         return x_BTD * keep / (1 - self.rate)
 
 
+class MLP(nn.Module):
+    """Two linear layers with an activation in between.
+
+    Args:
+        d_model: Width of the tokens.
+        hidden: Width between the layers.
+        activation_name: The non-linearity.
+    """
+
+    def __init__(self, d_model: int, hidden: int, activation_name: Activation) -> None:
+        super().__init__()
+        self.up = nn.Linear(d_model, hidden)
+        self.activation = activation(activation_name)
+        self.down = nn.Linear(hidden, d_model)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x_BTD)))
+
+
 class Block(nn.Module):
     """Pre-norm block: ``x + attention(norm(x))``, then ``x + mlp(norm(x))`` (GPT-2, ViT, CLIP)."""
 
@@ -96,13 +114,23 @@ class Block(nn.Module):
         norm_eps: float,
     ) -> None:
         super().__init__()
-        hidden = round(d_model * mlp_ratio)
         self.norm1 = nn.LayerNorm(d_model, eps=norm_eps)
         self.attention = Attention(d_model, num_heads, causal=causal, dropout=dropout)
         self.norm2 = nn.LayerNorm(d_model, eps=norm_eps)
-        self.mlp = nn.Sequential(nn.Linear(d_model, hidden), activation(activation_name), nn.Linear(hidden, d_model))
+        self.mlp = MLP(d_model, round(d_model * mlp_ratio), activation_name)
         self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path)
+
+    def init_weights(self, num_layers: int) -> None:
+        """Deviations as CLIP's: attention ``d^-0.5``, residual outputs that by ``(2 L)^-0.5``, MLP ``(2 d)^-0.5``."""
+        d_model = self.attention.out.in_features
+        residual_std = d_model**-0.5 * (2 * num_layers) ** -0.5
+        nn.init.normal_(self.attention.qkv.weight, std=d_model**-0.5)
+        nn.init.normal_(self.attention.out.weight, std=residual_std)
+        nn.init.normal_(self.mlp.up.weight, std=(2 * d_model) ** -0.5)
+        nn.init.normal_(self.mlp.down.weight, std=residual_std)
+        for linear in (self.attention.qkv, self.attention.out, self.mlp.up, self.mlp.down):
+            nn.init.zeros_(linear.bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         x_BTD = x_BTD + self.drop_path(self.dropout(self.attention(self.norm1(x_BTD))))
@@ -140,7 +168,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.d_model = d_model
         self.num_layers = num_layers
-        self.blocks = nn.ModuleList(
+        blocks = [
             Block(
                 d_model,
                 num_heads,
@@ -152,21 +180,10 @@ class Transformer(nn.Module):
                 norm_eps=norm_eps,
             )
             for layer in range(num_layers)
-        )
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        """CLIP's initialisation: attention ``d^-0.5``, residual outputs also ``(2 L)^-0.5``, MLP input ``(2 d)^-0.5``."""
-        attention_std = self.d_model**-0.5
-        residual_std = attention_std * (2 * self.num_layers) ** -0.5
-        mlp_std = (2 * self.d_model) ** -0.5
-        for block in self.blocks:
-            nn.init.normal_(block.attention.qkv.weight, std=attention_std)
-            nn.init.normal_(block.attention.out.weight, std=residual_std)
-            nn.init.normal_(block.mlp[0].weight, std=mlp_std)
-            nn.init.normal_(block.mlp[2].weight, std=residual_std)
-            for linear in (block.attention.qkv, block.attention.out, block.mlp[0], block.mlp[2]):
-                nn.init.zeros_(linear.bias)
+        ]
+        for block in blocks:
+            block.init_weights(num_layers)
+        self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Maps tokens ``(B, T, D)`` to tokens ``(B, T, D)``."""
@@ -181,4 +198,3 @@ class Transformer(nn.Module):
         """
         matmul = sum(p.numel() for p in self.parameters() if p.ndim == 2)
         return 6.0 * matmul + 12.0 * self.num_layers * self.d_model * num_tokens
-

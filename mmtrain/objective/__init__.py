@@ -1,0 +1,1 @@
+"""LightningModules, one an objective: batch, model, loss, metrics."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 import lightning.pytorch as pl
@@ -179,17 +180,26 @@ def _gather(parts: list[_Part]) -> _Part:
     """All ranks' pairs, filler left out."""
     *columns, captions = zip(*parts, strict=True)
     image, text, label, weight = (distributed.all_gather(torch.cat(column)) for column in columns)
-    caption = [text for rank in distributed.all_gather_object(sum(captions, [])) for text in rank]
+    caption = list(chain.from_iterable(distributed.all_gather_object(list(chain.from_iterable(captions)))))
     real = weight > 0
     kept = [text for text, keep in zip(caption, real.tolist(), strict=True) if keep]
     return _Part(image[real], text[real], label[real], weight[real], kept)
 
 
 def _captions(whole: _Part) -> Encoded:
-    """A retrieval set: each distinct pair of caption and label is a candidate."""
-    pairs = list(zip(whole.caption, whole.label.tolist(), strict=True))
-    first_C = [pairs.index(pair) for pair in dict.fromkeys(pairs)]
-    positive_NC = whole.label[:, None] == whole.label[first_C][None, :]
+    """A retrieval set: each distinct pair of caption and label is a candidate.
+
+    Pairs of one label match; those without a label match where they have the caption in common.
+    """
+    first: dict[tuple[str, int], int] = {}
+    groups: dict[str | int, int] = {}
+    group_of = []
+    for position, (caption, label) in enumerate(zip(whole.caption, whole.label.tolist(), strict=True)):
+        first.setdefault((caption, label), position)
+        group_of.append(groups.setdefault(caption if label < 0 else label, position))
+    first_C = list(first.values())
+    group_N = torch.tensor(group_of, device=whole.label.device)
+    positive_NC = group_N[:, None] == group_N[first_C]
     return Encoded(whole.image, whole.text[first_C], [whole.caption[i] for i in first_C], positive_NC)
 
 

@@ -46,7 +46,11 @@ class AdamW:
         """The optimizer of these parameters."""
         groups = decay_groups(parameters, self.weight_decay)
         fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
-        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)
+        # Fused kernels can undo a gradient scaler's factor themselves, and Lightning takes that as a ban on clipping
+        # gradients under mixed precision. The scaler undoes it before the step, as for any other optimizer.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        return optimizer
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

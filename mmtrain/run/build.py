@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
@@ -79,9 +80,7 @@ def plan_run(config: Root, steps_per_epoch: int) -> Plan:
     return Plan(world_size(config), steps, min(config.trainer.eval_every_n_steps or steps_per_epoch, steps))
 
 
-def build_loggers(
-    config: Root, plain: Mapping[str, Any], directory: Path, resume_step: int
-) -> list[Logger]:
+def build_loggers(config: Root, plain: Mapping[str, Any], directory: Path, resume_step: int) -> list[Logger]:
     """The record of truth, and the loggers of the config.
 
     Args:
@@ -100,16 +99,14 @@ def build_loggers(
 
 def build_trainer(config: Root, plan: Plan, directory: Path, loggers: list[Logger]) -> pl.Trainer:
     """Lightning's trainer, with everything off that mmtrain does itself or that would change a trajectory."""
-    callbacks = [
-        instantiate(node, f"callback.{name}") for name, node in config.callback.items() if node is not None
-    ]
+    callbacks = [instantiate(node, f"callback.{name}") for name, node in config.callback.items() if node is not None]
     global_batch_size: int = config.data["global_batch_size"]
     plugins: list[Any] = [AtomicCheckpointIO()]
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # Lightning saves inside the signal handler
     return pl.Trainer(
         accelerator=config.trainer.accelerator,
-        devices=config.trainer.devices if config.trainer.devices != "auto" else plan.world_size // config.trainer.num_nodes,
+        devices=plan.world_size // config.trainer.num_nodes,
         num_nodes=config.trainer.num_nodes,
         precision=resolve_precision(config),  # type: ignore[arg-type]
         strategy=instantiate(config.strategy, "strategy"),
@@ -121,6 +118,9 @@ def build_trainer(config: Root, plan: Plan, directory: Path, loggers: list[Logge
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        # Where the config has none, Lightning would bring its own.
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_model_summary=False,
         default_root_dir=directory,
         logger=loggers,

@@ -30,4 +30,5 @@ def log_to(path: Path) -> None:
     console.setLevel(logging.WARNING)
     console.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     root = logging.getLogger()
+    root.setLevel(logging.INFO)
     root.handlers = [handler, console]

@@ -65,7 +65,7 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path, d
 def test_no_checkpoint_is_none_and_only_torn_ones_are_an_error(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path / "absent") is None
     truncate(write(tmp_path, 1))
-    with pytest.warns(UserWarning), pytest.raises(RunError, match="every checkpoint"):
+    with pytest.warns(UserWarning, match="torn"), pytest.raises(RunError, match="every checkpoint"):
         latest_checkpoint(tmp_path)
 
 

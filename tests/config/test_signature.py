@@ -51,6 +51,7 @@ class HasLength(Protocol):
         (torch.device | str, "cpu"),
         (tuple[float | torch.Tensor, float | torch.Tensor], [0.9, 0.98]),
         (Size | dict[str, int], {"width": 1}),
+        (HasLength | None, None),
         (Any, object),
         (T, 3),
         ("Unresolved", 3),
@@ -77,6 +78,8 @@ def test_values_that_fit(annotation, value):
         (torch.nn.Module, {}),
         (Size, {"width": 1}),
         (Size | None, {"width": 1}),
+        (HasLength, "a"),
+        (HasLength | None, 3),
         (Callable[[int], int], "f"),
     ],
 )
