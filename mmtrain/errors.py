@@ -42,10 +42,14 @@ class RunError(UserError):
     """A run directory or checkpoint cannot be used as asked."""
 
 
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that ``name`` most likely was meant to be; None where none is near."""
+    return next(iter(difflib.get_close_matches(name, sorted(set(candidates)), n=1, cutoff=0.55)), None)
+
+
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """``"did you mean 'x'?"`` for the candidate nearest to ``name``, or all of them, sorted, where none is near."""
     known = sorted(set(candidates))
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.55)
-    if near:
-        return f"did you mean {near[0]!r}?"
+    if near := nearest(name, known):
+        return f"did you mean {near!r}?"
     return f"known: {', '.join(known)}" if known else "nothing is allowed here"

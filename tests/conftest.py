@@ -1,36 +1,19 @@
-"""Real ranks for every test: processes joined by gloo."""
+"""What tests share: ranks joined by gloo; the program in this process, a small data set, one finished run of it."""
 
 from __future__ import annotations
 
-import multiprocessing
-import traceback
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
+from gloo_ranks import RunRanks, run_in
+from tiny_run import Outcome, Program, finish, start, tiny, write_shapes
 
-RunRanks = Callable[..., list[Any]]
-
-# Processes are forked from a server that has imported all that is slow, and has started no thread.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["mmtrain.objective.clip"])
-TIMEOUT_S = 120
-
-
-def _work(rank: int, world_size: int, folder: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    torch.set_num_threads(1)
-    try:
-        dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=world_size)
-        result = function(*arguments)
-        dist.barrier()
-        dist.destroy_process_group()
-    except BaseException:
-        (folder / f"{rank}.error").write_text(traceback.format_exc())
-        raise
-    torch.save(result, folder / f"{rank}.pt")
+from mmtrain.__main__ import main
 
 
 @pytest.fixture
@@ -38,18 +21,48 @@ def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> RunRanks:
     """``run_ranks(world_size, function, *arguments)``: what ``function`` returns in each rank of a gloo group."""
 
     def run(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        folder = tmp_path_factory.mktemp("ranks")
-        ranks = [
-            PROCESSES.Process(target=_work, args=(rank, world_size, folder, function, arguments))
-            for rank in range(world_size)
-        ]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join(TIMEOUT_S)
-            process.kill()
-        errors = [path.read_text() for path in sorted(folder.glob("*.error"))]
-        assert not errors, "\n".join(errors)
-        return [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
+        return run_in(tmp_path_factory.mktemp("ranks"), world_size, function, arguments)
 
     return run
+
+
+@pytest.fixture
+def program(capsys: pytest.CaptureFixture[str]) -> Iterator[Program]:
+    """The command line in this process, for what needs no process of its own."""
+    root, threads = logging.getLogger(), torch.get_num_threads()
+    handlers, level = root.handlers, root.level
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        return Outcome(status, *capsys.readouterr())
+
+    with warnings.catch_warnings():
+        yield run
+    logging.captureWarnings(False)
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers, root.level = handlers, level
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of 52 pictures for training, with two sets for evaluation. Read-only."""
+    root = tmp_path_factory.mktemp("shapes")
+    write_shapes(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def finished(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with W&B, never interrupted; what it said stands in ``said.log`` beside it. Do not train in it."""
+    home = tmp_path_factory.mktemp("finished")
+    arguments = tiny(
+        shapes,
+        home / "run",
+        "logger=wandb",
+        "+logger.tensorboard._target_=mmtrain.logger.tensorboard.TensorBoardLogger",
+    )
+    finish(start(arguments, home / "said.log"), home / "said.log")
+    return home / "run"

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import torch
-from conftest import RunRanks
+from gloo_ranks import RunRanks
 from torch import Tensor
 
 from mmtrain import distributed

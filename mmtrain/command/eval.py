@@ -16,6 +16,7 @@ from mmtrain.callback.checkpoint_io import latest_checkpoint, read_record, why_t
 from mmtrain.config import Root, compose, typed, validate
 from mmtrain.config.schema import Nodes
 from mmtrain.errors import RunError
+from mmtrain.logger.base import Cell, Image
 from mmtrain.logger.jsonl import JsonlLogger
 from mmtrain.run.build import Plan, build_data, build_objective, build_trainer, world_size
 from mmtrain.run.datamodule import DataModule
@@ -56,18 +57,30 @@ def evaluate(run: str, overrides: Sequence[str]) -> None:
         Console().print(evaluation_summary(checkpoint, place, metrics))
 
 
+class _Record(JsonlLogger):
+    """Rows and pictures of the checkpoint's step: a trainer that only validates is always at step 0."""
+
+    def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], step: int) -> None:
+        super().log_table(key, columns, rows, self.resume_step)
+
+    def log_image(self, key: str, image: Image, step: int) -> None:
+        super().log_image(key, image, self.resume_step)
+
+
 def _measure(config: Root, checkpoint: Path, directory: Path, step: int) -> tuple[dict[str, float], Path]:
     data = build_data(config)
     data.prepare()
     objective = build_objective(config)
     place = directory / f"step_{step:08d}"
-    place.mkdir(parents=True, exist_ok=True)
-    logger = JsonlLogger(place, resume_step=step)
+    logger = _Record(place, resume_step=step)
     plan = Plan(world_size(config), total_steps=step, eval_every=1)
     config = replace(config, callback=Nodes({"retrievals": config.callback.get("retrievals")}))
     trainer = build_trainer(config, plan, place, [logger])
     trainer.validate(objective, datamodule=DataModule(data), ckpt_path=checkpoint, verbose=False, weights_only=True)
     metrics = {key: float(value) for key, value in sorted(trainer.callback_metrics.items())}
+    if not metrics:
+        raise RunError("there is nothing to evaluate on", where="data.eval", mend="'data.eval={NAME: retrieval}'")
+    place.mkdir(parents=True, exist_ok=True)
     logger.log_metrics(metrics, step=step)
     return metrics, place
 
@@ -81,7 +94,9 @@ def _checkpoint(path: Path) -> Path:
     elif (latest := latest_checkpoint(checkpoints)) is not None:
         return latest
     else:
-        raise RunError("there is no checkpoint", where=str(checkpoints), mend="train first, or name a directory of a run")
+        raise RunError(
+            "there is no checkpoint", where=str(checkpoints), mend="train first, or name a directory of a run"
+        )
     reason = why_torn(chosen) if chosen.exists() else "it does not exist"
     if reason is not None:
         raise RunError(f"the checkpoint cannot be used: {reason}", where=str(chosen), mend="name another one")

@@ -61,10 +61,10 @@ def train_composed(composed: Composed, origin: Origin) -> None:
     # With fresh=true rank 0 is moving the old run aside just now: nobody looks for its checkpoints.
     newest = None if fresh else latest_checkpoint(run.checkpoints)
     step = _step_of(newest) if newest is not None else 0
+    _announce(run, step, plan.total_steps)
     if step < plan.total_steps:
         loggers = build_loggers(config, composed.config, run.path, step)
         trainer = build_trainer(config, plan, run.path, loggers)
-        _announce(run, step, plan.total_steps)
         trainer.fit(build_objective(config), datamodule=DataModule(data), ckpt_path=newest, weights_only=True)
         step = trainer.global_step
     if distributed.rank() == 0:
@@ -87,9 +87,10 @@ def _step_of(checkpoint: Path) -> int:
 
 def _announce(run: RunDirectory, step: int, total_steps: int) -> None:
     if distributed.rank() == 0:
-        verb = f"going on at step {step} of {total_steps}" if step else f"training {total_steps} steps"
-        Console().print(f"{verb} in {run.path}", highlight=False, markup=False, soft_wrap=True)
-        _LOG.info("%s", verb)
+        going_on = f"going on at step {step} of {total_steps}" if step < total_steps else "nothing is left to train"
+        line = f"{going_on if step else f'training {total_steps} steps'} in {run.path}"
+        Console().print(line, highlight=False, markup=False, soft_wrap=True)
+        _LOG.info(line)
 
 
 def _summarise(run: RunDirectory, step: int, total_steps: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, is_dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -13,7 +13,7 @@ from mmtrain.config.instantiate import SPECIAL_KEYS, is_node, resolve_target
 from mmtrain.config.provenance import Source, join
 from mmtrain.config.schema import PROVIDED, Budget, Node, Nodes, Root
 from mmtrain.config.signature import fits, item_annotation, misfit, signature_of, type_name
-from mmtrain.errors import ConfigError, did_you_mean
+from mmtrain.errors import ConfigError, did_you_mean, nearest
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,8 @@ class _Checker:
             elif name in accepted or signature.is_open:
                 self.check_value(child, value, signature.annotations.get(name, Any))
             else:
-                self.report(
-                    child, f"unknown key: {title} does not take it", did_you_mean(str(name), accepted - provided)
-                )
+                what = f"unknown key: {title} does not take it"
+                self.report(child, what, self.mend_of_key(child, accepted - provided))
         missing = set() if partial else signature.required - arguments.keys() - provided
         for name in sorted(missing):
             self.report(_target_key(key, self.composed), f"{title} needs {name!r}", f"set {join(key, name)}")
@@ -156,6 +155,18 @@ class _Checker:
             self.report(key, f"{value!r} ({type(value).__name__}): {reason}", _mend_of_value(value, annotation))
         elif isinstance(value, Mapping):
             self._check_special_keys(key, value)
+
+    def mend_of_key(self, key: str, accepted: Collection[str]) -> str:
+        """What to do about a key that its target does not take: the nearest that it takes, or else one elsewhere."""
+        name = key.rpartition(".")[2]
+        mend = did_you_mean(name, accepted)
+        if nearest(name, accepted) is not None:
+            return mend
+        # Right name, wrong place: model.lr for optim.lr. Of several keys of one name the one nearest to the root.
+        others = sorted(self.composed.provenance.keys() - {key}, key=lambda other: (-other.count("."), other))
+        places = {other.rpartition(".")[2]: other for other in others}
+        near = nearest(name, places)
+        return f"did you mean {places[near]!r}? {mend}" if near is not None else mend
 
     def _check_special_keys(self, key: str, value: Mapping[str, Any]) -> None:
         for name in value:

@@ -159,7 +159,8 @@ class ClipObjective(pl.LightningModule):
 
     def _contrast(self, encoded: Encoded) -> dict[str, Tensor]:
         logits_NC = self.model.scale() * encoded.image_ND @ encoded.caption_CD.T
-        return {"loss": F.cross_entropy(logits_NC, encoded.positive_NC.int().argmax(dim=1))}
+        target_NC = encoded.positive_NC / encoded.positive_NC.sum(dim=1, keepdim=True)  # right captions count alike
+        return {"loss": F.cross_entropy(logits_NC, target_NC)}
 
     def _eval_sets(self) -> dict[str, Any]:
         eval_sets: dict[str, Any] = self.trainer.datamodule.eval_sets  # type: ignore[attr-defined]

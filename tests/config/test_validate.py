@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +27,7 @@ def test_a_right_configuration_passes(conf):
             "++model.image.widht=1",
             ["model.image.widht: unknown key", "Tower", "override ++model.image.widht=1", "'width'"],
         ),
+        ("model.precison=1", ["model.precison: unknown key", "did you mean 'trainer.precision'?"]),
         ("trainer.device=2", ["trainer.device: unknown key", "'devices'"]),
         ("trainer.precision=bf16", ["trainer.precision: 'bf16' (str)", "'bf16-mixed'"]),
         ("trainer.devices=two", ["trainer.devices: 'two'", "'auto'", "integer"]),
@@ -169,14 +169,6 @@ def test_a_module_that_breaks_on_import_is_told_with_its_reason(conf, tmp_path, 
     monkeypatch.setattr(sys.modules["mmtrain.config.instantiate"], "_prefixes", {"config_toys.", "config_toys_broken."})
     message = conf.refusal("experiment=small", "strategy._target_=config_toys_broken.X")
     assert "a_package_that_is_missing" in message
-
-
-def test_validation_takes_less_than_a_second(conf):
-    composed = conf.compose("experiment=small")
-    validate(composed)
-    start = time.perf_counter()
-    validate(composed)
-    assert time.perf_counter() - start < 1.0
 
 
 def test_only_what_the_targets_need_is_imported(conf):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import RunRanks
+from gloo_ranks import RunRanks
 from torch import Tensor
 
 from mmtrain import distributed
@@ -41,10 +41,11 @@ class Result(NamedTuple):
     log_scale: Tensor
 
 
-def differentiate(given: Pairs, part: slice = slice(None)) -> Result:
+def differentiate(given: Pairs, part: slice = slice(None), *, autocast: bool = False) -> Result:
     leaves = [x.clone().requires_grad_() for x in (given.image[part], given.text[part], given.log_scale)]
     image, text, log_scale = leaves
-    loss = clip_loss(image, text, log_scale.exp(), given.weight[part])
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        loss = clip_loss(image, text, log_scale.exp(), given.weight[part])
     return Result(loss.detach(), *torch.autograd.grad(loss, leaves))
 
 
@@ -87,9 +88,7 @@ def test_filler_changes_nothing() -> None:
 
 def test_loss_is_fp32_under_autocast() -> None:
     given = pairs()
-    with torch.autocast("cpu", torch.bfloat16):
-        result = differentiate(given)
-    assert_same(result, naive(given))
+    assert_same(differentiate(given, autocast=True), naive(given))
 
 
 def share_of(given: Pairs) -> slice:
@@ -102,7 +101,7 @@ def differentiate_in_a_rank(given: Pairs) -> tuple[Tensor, ...]:
 
 
 def mean_over_ranks(results: list[tuple[Tensor, ...]]) -> Result:
-    """What data-parallel training makes of the ranks' gradients: each feature is one rank's, the temperature is all's."""
+    """What data-parallel training makes of the gradients: each feature is one rank's, the temperature is all's."""
     loss, image, text, log_scale = zip(*results, strict=True)
     world_size = len(results)
     return Result(

@@ -11,9 +11,9 @@ from mmtrain.nn.retrieval import positive_rank, recall_at
 @pytest.mark.parametrize("positives", [1, 3])
 def test_recall_is_the_mean_hit_rate_of_torchmetrics(k: int, positives: int) -> None:
     generator = torch.Generator().manual_seed(k)
-    similarity = torch.rand(40, 30, generator=generator)
-    positive = torch.zeros(40, 30, dtype=torch.bool)
-    positive.scatter_(1, torch.rand(40, 30, generator=generator).argsort(dim=1)[:, :positives], True)
+    similarity = torch.rand(200, 30, generator=generator)
+    positive = torch.zeros(200, 30, dtype=torch.bool)
+    positive.scatter_(1, torch.rand(200, 30, generator=generator).argsort(dim=1)[:, :positives], True)
     rows = zip(similarity, positive, strict=True)
     expected = torch.stack([retrieval_hit_rate(scores, right, top_k=k) for scores, right in rows]).mean()
     assert 0 < expected < 1

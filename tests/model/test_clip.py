@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from clip_toys import toy_clip, toy_images, toy_texts
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmtrain.config.instantiate import instantiate
+from mmtrain.model.clip import CLIP
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def test_conf_clip_is_the_published_vit_b_32() -> None:
+    node = yaml.safe_load((CONF / "model/clip.yaml").read_text())
+    with torch.device("meta"):
+        model: CLIP = instantiate(node)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 151_277_313
+    assert (model.image.num_tokens, model.text.context_length) == (50, 77)
+
+
+def test_features_are_unit_vectors_in_fp32() -> None:
+    model = toy_clip()
+    with torch.autocast("cpu", torch.bfloat16):
+        features = model(toy_images(4), toy_texts(4))
+    for feature in features:
+        assert feature.dtype == torch.float32
+        torch.testing.assert_close(feature.norm(dim=-1), torch.ones(4))
+
+
+def test_temperature_starts_as_published_and_stays_in_bounds() -> None:
+    model = toy_clip()
+    assert model.scale().item() == pytest.approx(1 / 0.07)
+    for value, bounded in [(5.0, 100.0), (-1.0, 1.0), (math.log(20), 20.0)]:
+        torch.nn.init.constant_(model.logit_scale, value)
+        model.clamp_logit_scale()
+        assert model.scale().item() == pytest.approx(bounded)
+        assert model.logit_scale.requires_grad
+
+
+def test_projections_start_as_published() -> None:
+    model = CLIP(image=toy_clip().image, text=toy_clip().text, embed_dim=1024)
+    for projection in (model.image_projection, model.text_projection):
+        assert projection.weight.std().item() == pytest.approx(32**-0.5, rel=0.03)
+
+
+def test_pixels_are_normalised_as_by_clips_processor() -> None:
+    processor = pytest.importorskip("transformers.models.clip.image_processing_pil_clip").CLIPImageProcessorPil(
+        do_resize=False, do_center_crop=False
+    )
+    model, images = toy_clip(), toy_images(3)
+    seen: list[torch.Tensor] = []
+    model.image.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.encode_image(images)
+    expected = processor(list(images.numpy()), input_data_format="channels_first", return_tensors="pt").pixel_values
+    torch.testing.assert_close(seen[0], expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("image", [{}, {"stem": [8, 16], "pool": "mean"}], ids=["plain", "stem"])
+def test_flops_are_those_that_torch_counts(image: dict[str, Any]) -> None:
+    """All but one thing: the gradient of the pixels, a third of the first convolution, is counted and never made."""
+    model = toy_clip(image={"image_size": 32, **image})
+    # Torch counts the products of attention's plain form only.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        image_D, text_D = model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), toy_texts(1))
+        (image_D.sum() + text_D.sum()).backward()
+    first = next(module for module in model.image.modules() if isinstance(module, torch.nn.Conv2d))
+    side = 32 // first.stride[0]
+    assert model.flops_per_sample() == counter.get_total_flops() + 2 * first.weight.numel() * side * side
