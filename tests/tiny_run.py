@@ -86,7 +86,8 @@ def tiny(data: Path, run: Path, *more: str) -> list[str]:
         *("model.image.num_heads=2", "model.text.num_heads=2"),
         *("trainer.threads=1", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1"),
         *("budget.epochs=null", f"budget.samples={16 * STEPS}", f"trainer.eval_every_n_steps={EVAL_EVERY}"),
-        *("callback.checkpoint.every_n_steps=5", "logger=none"),
+        *("callback.retrievals.images=16", "callback.retrievals.top_k=3", "callback.checkpoint.every_n_steps=5"),
+        *("optim.lr=4e-3", "logger=none"),
         *more,
     ]
 

@@ -36,7 +36,7 @@ def canonical_fit_loop(state: LoopState, *, steps_per_epoch: float, validation_d
     """
     state = _copied(state)
     # The data module carries the position in the data, the same on all ranks; Lightning's copy is rank 0's.
-    state.pop("combined_loader", None)
+    state["state_dict"].pop("combined_loader", None)
     done = state[_BATCHES]["current"]["ready"]
     total = state[_BATCHES]["total"]["ready"]
     epochs = state["epoch_progress"]["current"]["ready"]

@@ -54,7 +54,7 @@ def evaluate(run: str, overrides: Sequence[str]) -> None:
     assert record is not None, "a checkpoint that is not torn has a record"
     metrics, place = _measure(config, checkpoint, directory / "eval", record.step)
     if distributed.rank() == 0:
-        Console().print(evaluation_summary(checkpoint, place, metrics))
+        Console().print(evaluation_summary(checkpoint, place, metrics), crop=False)
 
 
 class _Record(JsonlLogger):

@@ -98,4 +98,4 @@ def _summarise(run: RunDirectory, step: int, total_steps: int) -> None:
     for row in read_rows(run.metrics):
         metrics |= {key: value for key, value in row.items() if key.startswith(("eval/", "train/loss", "throughput/"))}
     command = f"python -m mmtrain resume {run.path}"
-    Console().print(run_summary(run, metrics, step=step, total_steps=total_steps, command=command))
+    Console().print(run_summary(run, metrics, step=step, total_steps=total_steps, command=command), crop=False)

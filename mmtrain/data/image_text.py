@@ -237,14 +237,14 @@ class ImageText:
             lanes=1,
             shuffle=False,
         )
+        classes, categories = _read_classes(folder / "classes.json") if spec.task == "zeroshot" else (None, None)
         loader = EvalLoader(
             ShardReader(manifest),
-            _EvalEncode(self.eval_transform, self.tokenizer),
+            _EvalEncode(self.eval_transform, self.tokenizer, len(classes) if classes is not None else None),
             plan,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
-        classes, categories = _read_classes(folder / "classes.json") if spec.task == "zeroshot" else (None, None)
         return EvalSet(spec.name, spec.task, loader, classes, categories, self.tokenizer, self.templates)
 
 
@@ -265,10 +265,14 @@ class _TrainEncode:
 class _EvalEncode:
     transform: EvalTransform
     tokenizer: Tokenizer
+    num_classes: int | None  # of a zero-shot set
 
     def __call__(self, raw: RawSample, seed: SampleSeed) -> dict[str, Any]:
         caption = _caption(raw)
-        return {**_sample(raw, self.transform(_image(raw)), self.tokenizer, caption), "caption": caption}
+        sample = _sample(raw, self.transform(_image(raw)), self.tokenizer, caption)
+        if self.num_classes is not None and not 0 <= sample["label"] < self.num_classes:
+            raise ValueError(f"its label {sample['label']} is none of the {self.num_classes} of classes.json")
+        return {**sample, "caption": caption}
 
 
 def _sample(raw: RawSample, image: UInt8Array, tokenizer: Tokenizer, text: str) -> dict[str, Any]:

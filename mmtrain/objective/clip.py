@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -105,8 +106,11 @@ class ClipObjective(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer, and its learning rate as a function of the step."""
+        schedule, total_steps = self.optim.schedule, self.trainer.max_steps
+        if (warmup := schedule.warmup(total_steps)) > total_steps:
+            warnings.warn(f"the warmup of {warmup} steps is longer than the run of {total_steps}", stacklevel=2)
         optimizer = self.optim.build(self.model)
-        factor = partial(self.optim.schedule.factor, total_steps=self.trainer.max_steps)
+        factor = partial(schedule.factor, total_steps=total_steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},

@@ -17,7 +17,7 @@ class Schedule(ABC):
         final_fraction: Learning rate at the end of the run, as a share of the peak.
 
     Raises:
-        ConfigError: If both forms of the warmup are set.
+        ConfigError: Both forms of the warmup are set, or the fraction is none.
     """
 
     def __init__(
@@ -32,6 +32,12 @@ class Schedule(ABC):
                 f"warmup_steps={warmup_steps} and warmup_fraction={warmup_fraction} are both set",
                 where="optim.schedule",
                 mend="set one of them to null",
+            )
+        if warmup_fraction is not None and not 0 <= warmup_fraction <= 1:
+            raise ConfigError(
+                f"warmup_fraction={warmup_fraction} is no share of a run",
+                where="optim.schedule",
+                mend="set a number from 0 to 1, or warmup_steps",
             )
         self.warmup_steps = warmup_steps
         self.warmup_fraction = warmup_fraction

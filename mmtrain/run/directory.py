@@ -61,6 +61,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def media(self) -> Path:
+        """Pictures and tables."""
+        return self.path / "media"
+
+    @property
     def log(self) -> Path:
         """What the program said."""
         return self.path / "log.txt"

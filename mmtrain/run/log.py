@@ -14,6 +14,7 @@ def quiet_libraries() -> None:
     for message in (
         r".*does not have many workers.*",
         r".*Total length of `list` across ranks is zero.*",
+        r".*recommended to use `self.log\(.*sync_dist=True.*",  # all ranks hold the same metrics
         r".*dataloader is not resumable.*",
         r".*Checkpoint directory .* exists and is not empty.*",
         r".*isinstance\(treespec, LeafSpec\).*",

@@ -26,25 +26,30 @@ def run_summary(
     """
     table = _metrics_table(f"{run.path.name}: step {step} of {total_steps}", metrics)
 
-    places = Table.grid(padding=(0, 2))
-    places.add_row("run", Text(str(run.path), overflow="fold"))
-    places.add_row("metrics", Text(str(run.metrics), overflow="fold"))
+    places = {"run": str(run.path), "metrics": str(run.metrics)}
+    if run.media.is_dir():
+        places["pictures"] = str(run.media)
     if step < total_steps:
-        places.add_row("go on", Text(command, overflow="fold"))
+        places["go on"] = command
     segments = sorted(run.wandb.glob("offline-run-*")) if run.wandb.is_dir() else []
     if segments:
         # The newest segment repeats all rows before it.
-        places.add_row("look", Text(f"wandb leet {next(segments[-1].glob('*.wandb'), segments[-1])}", overflow="fold"))
-        places.add_row("upload", Text(f"wandb sync {segments[-1]}", overflow="fold"))
-    return Group(table, places) if metrics else places
+        places["look"] = f"wandb leet {next(segments[-1].glob('*.wandb'), segments[-1])}"
+        places["upload"] = f"wandb sync {segments[-1]}"
+    return Group(table, _lines(places)) if metrics else _lines(places)
 
 
 def evaluation_summary(checkpoint: Path, place: Path, metrics: Mapping[str, float]) -> RenderableType:
     """A table of an evaluation's metrics, and where its record and pictures lie."""
-    places = Table.grid(padding=(0, 2))
-    places.add_row("checkpoint", Text(str(checkpoint), overflow="fold"))
-    places.add_row("results", Text(str(place), overflow="fold"))
-    return Group(_metrics_table(checkpoint.parent.parent.name, metrics), places)
+    places = {"checkpoint": str(checkpoint), "results": str(place)}
+    return Group(_metrics_table(checkpoint.parent.parent.name, metrics), _lines(places))
+
+
+def _lines(places: Mapping[str, str]) -> Text:
+    """Aligned lines that no console folds, so that a command can be copied."""
+    width = max(map(len, places)) + 2
+    lines = "\n".join(f"{name:<{width}}{value}" for name, value in places.items())
+    return Text(lines, no_wrap=True, overflow="ignore")
 
 
 def _metrics_table(title: str, metrics: Mapping[str, float]) -> Table:

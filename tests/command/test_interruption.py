@@ -55,7 +55,10 @@ def test_three_kills_leave_no_trace(shapes: Path, finished: Path, tmp_path: Path
 def test_a_preempted_run_resumes_as_if_nothing_had_happened(preempted: Path, finished: Path, tmp_path: Path) -> None:
     step = int((preempted / "REQUEUE").read_text())
     assert STEPS // 3 <= step < STEPS
-    assert last_checkpoint(preempted)["global_step"] == step
+    checkpoint = last_checkpoint(preempted)
+    assert checkpoint["global_step"] == step
+    assert checkpoint["DataModule"]["samples"] == step * 16 % 64, "the one position in the data"
+    assert checkpoint["loops"]["fit_loop"]["state_dict"] == {}, "and Lightning holds no other"
     run = Path(shutil.copytree(preempted, tmp_path / "lr=1, moved here"))
     said = finish(start(["resume", str(run)], tmp_path / "said.log"), tmp_path / "said.log")
     assert f"going on at step {step} of {STEPS}" in said

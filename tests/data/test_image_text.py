@@ -17,7 +17,11 @@ from mmtrain.data.image_text import ImageText
 from mmtrain.data.sources import EvalSpec
 from mmtrain.errors import ConfigError, DataError
 
-CLASSES = {"classes": ["one", "two", "three"], "categories": [1, 0, 1], "category_names": ["even", "odd"]}
+CLASSES = {
+    "classes": [f"class {number}" for number in range(13)],
+    "categories": [number % 2 for number in range(13)],
+    "category_names": ["even", "odd"],
+}
 
 
 class Bytes:
@@ -154,8 +158,8 @@ def test_evaluation_keeps_to_the_micro_batch(root: Path) -> None:
 def test_evaluation_sets_know_their_task_and_classes(root: Path) -> None:
     sets = image_text(root).eval_loaders(0, 1)
     assert (sets["seen"].task, sets["pairs"].task) == ("zeroshot", "retrieval")
-    assert sets["seen"].classes == ["one", "two", "three"]
-    assert sets["seen"].categories == ["odd", "even", "odd"]
+    assert sets["seen"].classes == CLASSES["classes"]
+    assert sets["seen"].categories == [["even", "odd"][number % 2] for number in range(13)]
     assert (sets["pairs"].classes, sets["pairs"].categories) == (None, None)
 
 
@@ -178,6 +182,15 @@ def test_bad_classes_are_named(tmp_path: Path, content: str | None) -> None:
     with pytest.raises(DataError, match="classes") as caught:
         image_text(tmp_path, eval={"seen": "zeroshot"}).eval_loaders(0, 1)
     assert caught.value.where == str(tmp_path / "seen" / "classes.json")
+
+
+def test_a_label_outside_the_classes_names_its_sample(tmp_path: Path) -> None:
+    write_data_set(tmp_path / "seen", (4,))
+    (tmp_path / "seen" / "classes.json").write_text('{"classes": ["only one"]}')
+    loader = image_text(tmp_path, eval={"seen": "zeroshot"}).eval_loaders(0, 1)["seen"].loader
+    with pytest.raises(DataError, match=r"its label \d+ is none of the 1 of classes.json") as caught:
+        list(loader)
+    assert caught.value.where is not None and ".tar" in caught.value.where
 
 
 def test_a_micro_batch_that_does_not_divide_names_the_nearest(root: Path) -> None:

@@ -59,3 +59,9 @@ def test_both_forms_of_warmup_are_refused() -> None:
     with pytest.raises(ConfigError, match="warmup_steps=0 and warmup_fraction=0.1 are both set") as error:
         Cosine(warmup_steps=0, warmup_fraction=0.1)
     assert error.value.mend == "set one of them to null"
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.1])
+def test_a_warmup_that_is_no_share_of_a_run_is_refused(fraction: float) -> None:
+    with pytest.raises(ConfigError, match="is no share of a run"):
+        Cosine(warmup_fraction=fraction)
