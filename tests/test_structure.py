@@ -30,8 +30,7 @@ PACKAGE = Path(mmtrain.__file__).parent
 CONF = config_dir()
 FLOORS = (
     {"errors", "distributed"},
-    {"nn", "config", "data"},
-    {"optim"},  # knows the blocks of nn, whose matrices Muon treats by themselves
+    {"nn", "config", "data", "optim"},
     {"model"},
     {"objective"},
     {"callback", "logger", "strategy"},

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+import xxhash
 import yaml
 from rich.console import Console
 
@@ -71,7 +73,9 @@ def _measure(config: Root, checkpoint: Path, directory: Path, step: int) -> tupl
     data = build_data(config)
     data.prepare()
     objective = build_objective(config)
-    place = directory / f"step_{step:08d}"
+    # Evaluations of one checkpoint on other data, or by other settings, stand side by side.
+    digest = xxhash.xxh3_64_hexdigest(json.dumps([config.data, dict(data.fingerprints)], sort_keys=True).encode())[:8]
+    place = directory / f"step_{step:08d}-{digest}"
     logger = _Record(place, resume_step=step)
     plan = Plan(world_size(config), total_steps=step, eval_every=1)
     config = replace(config, callback=Nodes({"retrievals": config.callback.get("retrievals")}))
@@ -81,6 +85,7 @@ def _measure(config: Root, checkpoint: Path, directory: Path, step: int) -> tupl
     if not metrics:
         raise RunError("there is nothing to evaluate on", where="data.eval", mend="'data.eval={NAME: retrieval}'")
     place.mkdir(parents=True, exist_ok=True)
+    (place / "data.yaml").write_text(yaml.safe_dump(config.data, sort_keys=False, allow_unicode=True))
     logger.log_metrics(metrics, step=step)
     return metrics, place
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from mmtrain import distributed
 from mmtrain.callback.checkpoint_io import latest_checkpoint, read_record
-from mmtrain.config import Composed, compose, typed, validate
+from mmtrain.config import Composed, Root, compose, typed, validate
 from mmtrain.logger.jsonl import read_rows
 from mmtrain.run.build import build_data, build_loggers, build_objective, build_trainer, plan_run
-from mmtrain.run.datamodule import DataModule
+from mmtrain.run.datamodule import Data, DataModule
 from mmtrain.run.directory import RunDirectory, open_run
-from mmtrain.run.log import log_to, quiet_libraries
+from mmtrain.run.log import logged, quiet_libraries, shown
 from mmtrain.run.origin import Origin, write_origin
 from mmtrain.run.summary import run_summary
 
@@ -52,10 +54,23 @@ def train_composed(composed: Composed, origin: Origin) -> None:
         torch.set_num_threads(config.trainer.threads)
     data = build_data(config)
     fresh = config.run.fresh and not _restarted()
-    run = open_run(Path(config.run.dir), composed.config, fresh)
-    if distributed.rank() == 0:
-        write_origin(run.path, origin)
-        log_to(run.log)
+    first = distributed.rank() == 0
+    with ExitStack() as stack:
+        stack.enter_context(shown())
+        run = open_run(Path(config.run.dir), composed.config, fresh)
+        stack.callback(run.close)
+        if first:
+            write_origin(run.path, origin)
+            stack.enter_context(logged(run.log))
+        step, total_steps = _fit(config, composed.config, data, run, fresh)
+        if first:
+            if step == total_steps:
+                run.done.touch()
+            _summarise(run, step, total_steps)
+
+
+def _fit(config: Root, plain: Mapping[str, Any], data: Data, run: RunDirectory, fresh: bool) -> tuple[int, int]:
+    """Trains what is left of the run; returns the steps completed and the steps of the whole run."""
     data.prepare()
     plan = plan_run(config, data.steps_per_epoch())
     # With fresh=true rank 0 is moving the old run aside just now: nobody looks for its checkpoints.
@@ -63,15 +78,10 @@ def train_composed(composed: Composed, origin: Origin) -> None:
     step = _step_of(newest) if newest is not None else 0
     _announce(run, step, plan.total_steps)
     if step < plan.total_steps:
-        loggers = build_loggers(config, composed.config, run.path, step)
-        trainer = build_trainer(config, plan, run.path, loggers)
+        trainer = build_trainer(config, plan, run.path, build_loggers(config, plain, run.path, step))
         trainer.fit(build_objective(config), datamodule=DataModule(data), ckpt_path=newest, weights_only=True)
         step = trainer.global_step
-    if distributed.rank() == 0:
-        if step == plan.total_steps:
-            run.done.touch()
-        _summarise(run, step, plan.total_steps)
-    run.close()
+    return step, plan.total_steps
 
 
 def _restarted() -> bool:

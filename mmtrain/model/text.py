@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmtrain.errors import ConfigError
 from mmtrain.nn.transformer import Activation, Transformer
 
 
@@ -57,7 +58,17 @@ class TextTransformer(nn.Module):
         nn.init.normal_(self.positions, std=0.01)
 
     def forward(self, text_BT: Tensor) -> Tensor:
-        """Maps token ids ``(B, T)``, zero after the end token, T <= context_length, to features ``(B, d_model)``."""
+        """Maps token ids ``(B, T)``, zero after the end token, T <= context_length, to features ``(B, d_model)``.
+
+        Raises:
+            ConfigError: Texts with more tokens than the model has positions.
+        """
+        if text_BT.shape[1] > self.context_length:
+            raise ConfigError(
+                f"texts have {text_BT.shape[1]} tokens, and the model has {self.context_length} positions",
+                where="data.tokenizer.context_length, model.text.context_length",
+                mend=f"set data.tokenizer.context_length={self.context_length}",
+            )
         x_BTD = self.token_embed(text_BT) + self.positions[: text_BT.shape[1]]
         x_BTD = self.transformer(x_BTD)
         end_B = text_BT.argmax(dim=-1)

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mmtrain.errors import ConfigError
 from mmtrain.nn.transformer import Activation, Transformer
 
 Pool = Literal["cls", "mean"]
@@ -106,7 +107,18 @@ class ViT(nn.Module):
             nn.init.normal_(self.class_token, std=d_model**-0.5)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Maps normalised images ``(B, 3, image_size, image_size)`` to features ``(B, d_model)``."""
+        """Maps normalised images ``(B, 3, image_size, image_size)`` to features ``(B, d_model)``.
+
+        Raises:
+            ConfigError: Images of another size.
+        """
+        if image_BCHW.shape[-2:] != (self.image_size, self.image_size):
+            height, width = image_BCHW.shape[-2:]
+            raise ConfigError(
+                f"images are {height} x {width} pixels, and the model takes {self.image_size} x {self.image_size}",
+                where="data.train_transform.size, data.eval_transform.size, model.image.image_size",
+                mend=f"set the sizes of data to {self.image_size}",
+            )
         image_BCHW = image_BCHW.contiguous(memory_format=torch.channels_last)
         x_BTD = self.patch_embed(image_BCHW).flatten(2).transpose(1, 2)
         if self.class_token is not None:

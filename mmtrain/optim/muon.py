@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmtrain.nn.transformer import Block
 from mmtrain.optim.adamw import AdamW
 
 # Quintic whose iteration drives singular values to about 1 fastest (Jordan et al. 2024).
@@ -48,10 +47,13 @@ class Muon:
 
 
 def hidden_matrices(model: nn.Module) -> list[Tensor]:
-    """The trainable weights of the linear layers in the Transformer's blocks, in the model's order."""
-    blocks = [module for module in model.modules() if isinstance(module, Block)]
-    linear = [module for block in blocks for module in block.modules() if isinstance(module, nn.Linear)]
-    return [weight for weight in (module.weight for module in linear) if weight.requires_grad]
+    """The trainable weights of the linear layers in repeated blocks (``nn.ModuleList``), in the model's order.
+
+    Embeddings, convolutions and what leads out of the Transformer, a projection or a head, are not among them.
+    """
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    linear = [module for stack in stacks for module in stack.modules() if isinstance(module, nn.Linear)]
+    return [weight for weight in {module.weight: None for module in linear} if weight.requires_grad]
 
 
 class OrthogonalMomentum(Optimizer):

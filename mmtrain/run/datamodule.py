@@ -40,6 +40,10 @@ class Data(Protocol):
     def prepare(self) -> None:
         """Downloads and indexes what is missing. Called in one process of each node."""
 
+    @property
+    def fingerprints(self) -> Mapping[str, str]:
+        """sha256 of everything that is read, by name."""
+
     def steps_per_epoch(self) -> int:
         """Steps of one pass over the training data."""
 

@@ -30,6 +30,7 @@ FREE_KEYS = (
     "callback",
     "logger",
     "run",
+    "data.root",  # the fingerprint in the checkpoint tells other data
     "data.num_workers",
     "data.micro_batch_size",
 )

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+_LOG = logging.getLogger(__name__)
 
 
 def quiet_libraries() -> None:
@@ -23,14 +27,42 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def log_to(path: Path) -> None:
-    """Appends everything that is logged, warnings too, to a file, with the time."""
-    logging.captureWarnings(True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+@contextmanager
+def shown() -> Iterator[None]:
+    """Shows on the console, as one line each, the warnings that are logged inside."""
     console = logging.StreamHandler()
     console.setLevel(logging.WARNING)
     console.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    with _handled(console):
+        yield
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Appends to a file, with the time, what is logged inside, warnings too, and the error that ends it."""
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    with _handled(file):
+        try:
+            yield
+        except BaseException as error:
+            # To the file alone: the command line tells it on the console.
+            information = (type(error), error, error.__traceback__)
+            file.emit(_LOG.makeRecord(_LOG.name, logging.ERROR, __file__, 0, "ended by an error", (), information))
+            raise
+
+
+@contextmanager
+def _handled(handler: logging.Handler) -> Iterator[None]:
     root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
     root.setLevel(logging.INFO)
-    root.handlers = [handler, console]
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.setLevel(level)
+        root.removeHandler(handler)
+        handler.close()

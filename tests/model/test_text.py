@@ -4,6 +4,7 @@ import pytest
 import torch
 from clip_toys import END, toy_texts
 
+from mmtrain.errors import ConfigError
 from mmtrain.model.text import TextTransformer
 
 
@@ -42,3 +43,8 @@ def test_initial_deviations_are_as_published() -> None:
     tower = TextTransformer(context_length=77, d_model=64, num_layers=1, num_heads=1, vocab_size=1000)
     assert tower.token_embed.weight.std().item() == pytest.approx(0.02, rel=0.03)
     assert tower.positions.std().item() == pytest.approx(0.01, rel=0.05)
+
+
+def test_texts_beyond_the_positions_are_refused_by_name(tower: TextTransformer) -> None:
+    with pytest.raises(ConfigError, match=f"texts have 90 tokens, and the model has {tower.context_length} positions"):
+        tower(torch.zeros(1, 90, dtype=torch.long))

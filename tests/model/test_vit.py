@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from mmtrain.errors import ConfigError
 from mmtrain.model.vit import ViT
 
 
@@ -50,3 +51,8 @@ def test_initial_deviations_are_as_published() -> None:
     assert tower.positions.std().item() == pytest.approx(1 / 16, rel=0.03)
     assert tower.class_token is not None
     assert tower.class_token.std().item() == pytest.approx(1 / 16, rel=0.15)
+
+
+def test_images_of_another_size_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="images are 64 x 64 pixels, and the model takes 32 x 32"):
+        vit()(torch.zeros(1, 3, 64, 64))
