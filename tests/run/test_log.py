@@ -14,10 +14,14 @@ def test_warnings_and_the_error_that_ends_a_run_stand_in_its_log(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "log.txt"
-    with pytest.raises(RunError), shown(), logged(path):
+
+    def run() -> None:
         logging.getLogger("mmtrain.test").info("step 1")
         warnings.warn("a shard is slow", stacklevel=1)
         raise RunError("the disk is full")
+
+    with pytest.raises(RunError), shown(), logged(path):
+        run()
     said = path.read_text()
     assert "mmtrain.test: step 1" in said
     assert "a shard is slow" in said
