@@ -22,7 +22,8 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 
 def evaluated(run: Path, step: int) -> dict[str, float]:
-    *_, row = read_rows(run / "eval" / f"step_{step:08d}" / "metrics.jsonl")
+    (place,) = (run / "eval").glob(f"step_{step:08d}-*")
+    *_, row = read_rows(place / "metrics.jsonl")
     assert row.pop("step") == step
     return row
 
@@ -39,7 +40,7 @@ def test_the_best_checkpoint_has_the_numbers_it_was_chosen_for(program: Program,
     assert (outcome.status, outcome.err) == (0, "")
     assert f"step_{best.step:08d}.ckpt" in outcome.out.replace("\n", "")
     assert evaluated(run, best.step) == pytest.approx(logged(run, best.step), abs=1e-6)
-    media = run / "eval" / f"step_{best.step:08d}" / "media" / "retrievals" / "new_style"
+    (media,) = (run / "eval").glob(f"step_{best.step:08d}-*/media/retrievals/new_style")
     assert [path.name for path in media.glob("*.png")] == [f"step_{best.step:08d}.png"]
 
 
@@ -53,7 +54,7 @@ def test_a_checkpoint_is_evaluated_by_its_path(program: Program, run: Path, monk
 def test_without_a_best_the_newest_checkpoint_is_taken(program: Program, run: Path) -> None:
     (run / "checkpoints" / "best.json").unlink()
     assert program("eval", run, "callback.retrievals=null").status == 0
-    assert [path.name for path in (run / "eval").iterdir()] == [f"step_{STEPS:08d}"]
+    assert [path.name.partition("-")[0] for path in (run / "eval").iterdir()] == [f"step_{STEPS:08d}"]
 
 
 def test_other_data_give_other_numbers_under_their_own_names(program: Program, run: Path, tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ def test_other_data_give_other_numbers_under_their_own_names(program: Program, r
     outcome = program("eval", run, f"data.root={tmp_path / 'other'}", "~data.eval", "+data.eval={mine: retrieval}")
     assert (outcome.status, outcome.err) == (0, "")
     ((place),) = (run / "eval").iterdir()
-    metrics = evaluated(run, int(place.name.removeprefix("step_")))
+    metrics = evaluated(run, int(place.name.removeprefix("step_").partition("-")[0]))
     assert {key.split("/")[1] for key in metrics} == {"mine", "logit_scale"}
 
 

@@ -77,7 +77,7 @@ def test_a_run_goes_on_alike_on_other_ranks_workers_and_chunks(preempted: Path, 
     assert [row["step"] for row in found] == [row["step"] for row in expected]
     losses, expected_losses = ([row.get("train/loss", 0.0) for row in table] for table in (found, expected))
     # Rounding differs, and grows from step to step; another order of samples changes losses by a tenth.
-    assert losses == pytest.approx(expected_losses, rel=1e-4)
+    assert losses == pytest.approx(expected_losses, rel=1e-4, abs=1e-5)
     assert last_checkpoint(run)["DataModule"] == last_checkpoint(finished)["DataModule"]
 
 
