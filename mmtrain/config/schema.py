@@ -94,7 +94,7 @@ class Root:
         trainer: The machine, and how often to look.
         objective: The LightningModule: batch to loss and metrics.
         model: The network that the objective trains.
-        data: The LightningDataModule.
+        data: What is trained and evaluated on, and the batch sizes.
         optim: The optimizer and its schedule.
         strategy: How ranks share the work.
         callback: Lightning callbacks by name.

@@ -26,6 +26,7 @@ from mmtrain.data.index import RawSample
 from mmtrain.data.loader import EvalLoader, Loader
 from mmtrain.data.manifest import Manifest, open_shards
 from mmtrain.data.plan import Plan, Tail, nearest_divisor, require_divisible
+from mmtrain.data.progress import progress_bar
 from mmtrain.data.sources import EvalSpec, Source
 from mmtrain.errors import ConfigError, DataError
 
@@ -200,7 +201,8 @@ class ImageText:
 
     @cached_property
     def _train_manifest(self) -> Manifest:
-        return open_shards(self._train)
+        with progress_bar("Indexing shards") as progress:
+            return open_shards(self._train, progress)
 
     def _plan(self, rank: int, world_size: int) -> Plan:
         return Plan(

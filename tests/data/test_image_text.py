@@ -193,6 +193,19 @@ def test_a_label_outside_the_classes_names_its_sample(tmp_path: Path) -> None:
     assert caught.value.where is not None and ".tar" in caught.value.where
 
 
+def test_indexing_shards_shows_a_bar_on_a_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for terminal in (False, True):
+        write_data_set(tmp_path / str(terminal), (4, 3))
+        if terminal:
+            monkeypatch.setenv("FORCE_COLOR", "1")
+        shards = tmp_path / str(terminal) / "pairs-{000000..000001}.tar"
+        assert image_text(tmp_path, source=None, train=str(shards), lanes=1).steps_per_epoch() == 1
+        said = capfd.readouterr().err
+        assert ("Indexing" in said and "2/2" in said) == terminal
+
+
 def test_a_micro_batch_that_does_not_divide_names_the_nearest(root: Path) -> None:
     data = image_text(root, micro_batch_size=3)
     with pytest.raises(ConfigError, match="rank's share of 8") as caught:
