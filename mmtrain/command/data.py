@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,13 +40,13 @@ def data(argv: list[str]) -> None:
 def _prepare(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m mmtrain data prepare", description="Makes a data set's shards.")
     parser.add_argument("name", help=", ".join(SOURCES))
-    parser.add_argument("--root", type=Path, help="folder to make; data/NAME if not given")
+    parser.add_argument("--root", type=Path, help="folder to make; $MMTRAIN_DATA/NAME or data/NAME if not given")
     parser.add_argument("--image-size", type=int, default=72, help="height and width of the pictures, in pixels")
     arguments = parser.parse_args(argv)
     if arguments.name not in SOURCES:
         mend = did_you_mean(arguments.name, SOURCES)
         raise UserError(f"there is no data set {arguments.name!r}", where="command line", mend=mend)
-    root = arguments.root or Path("data") / arguments.name
+    root = arguments.root or Path(os.environ.get("MMTRAIN_DATA", "data")) / arguments.name
     SOURCES[arguments.name](arguments.image_size).prepare(root)
     _print_table(root, _manifests(root))
     Console().print(f"Sources, licences and what to beware of: {root / 'README.md'}", markup=False, soft_wrap=True)

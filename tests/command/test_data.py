@@ -9,6 +9,7 @@ import pytest
 
 from mmtrain.command import data as command
 from mmtrain.command.data import data
+from mmtrain.config import compose
 from mmtrain.data.manifest import build_manifest
 from mmtrain.data.prepare import MARKER, prepare_once
 from mmtrain.data.sources import EvalSpec
@@ -62,6 +63,13 @@ def test_prepare_makes_the_data_set_and_says_what_and_where(capsys: pytest.Captu
 def test_prepare_makes_the_root_that_is_asked_for(tmp_path: Path) -> None:
     data(["prepare", "letters", "--root", "elsewhere/set"])
     assert (tmp_path / "elsewhere" / "set" / MARKER).is_file()
+
+
+def test_prepare_and_training_look_in_the_same_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMTRAIN_DATA", str(tmp_path / "scratch"))
+    data(["prepare", "letters"])
+    assert (tmp_path / "scratch" / "letters" / MARKER).exists()
+    assert compose(["experiment=clip_emoji"]).config["data"]["root"] == str(tmp_path / "scratch" / "emoji")
 
 
 def test_inspect_shows_samples_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
