@@ -62,9 +62,12 @@ def test_other_data_give_other_numbers_under_their_own_names(program: Program, r
     (tmp_path / "other" / "new_concept").rename(tmp_path / "other" / "mine")
     outcome = program("eval", run, f"data.root={tmp_path / 'other'}", "~data.eval", "+data.eval={mine: retrieval}")
     assert (outcome.status, outcome.err) == (0, "")
-    ((place),) = (run / "eval").iterdir()
+    (place,) = (run / "eval").iterdir()
     metrics = evaluated(run, int(place.name.removeprefix("step_").partition("-")[0]))
     assert {key.split("/")[1] for key in metrics} == {"mine", "logit_scale"}
+    # The same checkpoint on the run's own data: beside it, and not into it.
+    assert program("eval", run, "callback.retrievals=null").status == 0
+    assert len(list((run / "eval").glob(f"{place.name.partition('-')[0]}-*"))) == 2
 
 
 def test_a_torn_best_checkpoint_is_refused(program: Program, run: Path) -> None:

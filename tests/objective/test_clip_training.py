@@ -189,6 +189,13 @@ def test_mixed_precision_goes_with_clipped_gradients(muon: bool) -> None:
     assert all(math.isfinite(loss) for loss in losses)
 
 
+def test_a_warmup_longer_than_the_run_is_told() -> None:
+    objective = small_objective()
+    objective.optim.schedule.warmup_steps, objective.optim.schedule.warmup_fraction = 9, None
+    with pytest.warns(UserWarning, match="the warmup of 9 steps is longer than the run of 2"):
+        fit(objective, [random_batch(8)] * 2)
+
+
 def test_the_learning_rate_follows_the_schedule() -> None:
     objective = small_objective()
     fit(objective, [random_batch(8)] * 6)

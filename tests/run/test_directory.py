@@ -61,6 +61,7 @@ def test_another_config_is_refused_with_its_keys_and_the_mend(tmp_path: Path) ->
     [
         ("trainer", "devices", True),
         ("data", "num_workers", True),
+        ("data", "root", True),
         ("data", "micro_batch_size", True),
         ("callback", "progress", True),
         ("trainer", "precision", False),
