@@ -15,6 +15,7 @@ usage: python -m mmtrain [VERB] [--config-dir DIR] [ARGUMENTS]
   show OVERRIDES             the composed config, and where each value came from
   resume RUN [OVERRIDES]     go on with a run
   eval RUN [OVERRIDES]       evaluate a run or a checkpoint, on its own or other data
+  doctor OVERRIDES           how fast the data comes here, what bounds it, and what to set
   data prepare|inspect ...   make a data set; look at one (python -m mmtrain data --help)
 
   --config-dir DIR           a directory of your own experiments and groups; may be repeated
@@ -45,6 +46,7 @@ def _run(arguments: list[str]) -> None:
         "show": _show,
         "resume": _resume,
         "eval": _eval,
+        "doctor": _doctor,
         "data": _data,
     }
     verb, *rest = arguments
@@ -82,6 +84,12 @@ def _eval(arguments: list[str]) -> None:
     from mmtrain.command.eval import evaluate
 
     evaluate(run, overrides)
+
+
+def _doctor(arguments: list[str]) -> None:
+    from mmtrain.command.doctor import doctor
+
+    doctor(arguments)
 
 
 def _data(arguments: list[str]) -> None:

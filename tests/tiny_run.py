@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw
 
 from mmtrain.callback.checkpoint_io import latest_checkpoint
 from mmtrain.data.download import default_cache_dir
-from mmtrain.data.manifest import build_manifest
-from mmtrain.data.write import Sample, write_shards
+from mmtrain.data.shards.build import build_manifest
+from mmtrain.data.shards.write import Sample, write_shards
 
 ROOT = Path(__file__).parents[1]
 STEPS, EVAL_EVERY = 60, 9

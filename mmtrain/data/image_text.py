@@ -19,15 +19,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmtrain.data.draw import SampleSeed, Stream
-from mmtrain.data.fetch import ShardReader
-from mmtrain.data.image import EvalTransform, TrainTransform, UInt8Array, decode
-from mmtrain.data.index import RawSample
-from mmtrain.data.loader import EvalLoader, Loader
-from mmtrain.data.manifest import Manifest, open_shards
-from mmtrain.data.plan import Plan, Tail, nearest_divisor, require_divisible
-from mmtrain.data.progress import progress_bar
+from mmtrain.data.decode.codec import UInt8Array
+from mmtrain.data.decode.transform import EvalTransform, TrainTransform
+from mmtrain.data.fetch.reader import ShardReader
+from mmtrain.data.loader.loader import EvalLoader, Loader, WorkerKind
+from mmtrain.data.loader.samples import OnFault, Samples, SampleSource
+from mmtrain.data.plan.draw import SampleSeed, Stream
+from mmtrain.data.plan.epoch import EpochPlan
+from mmtrain.data.plan.order import Shuffle
+from mmtrain.data.plan.share import nearest_divisor, require_divisible
+from mmtrain.data.shards.build import open_shards
+from mmtrain.data.shards.index import RawSample
 from mmtrain.data.sources import EvalSpec, Source
+from mmtrain.data.training_set import Cache, Order, TrainingSet, TrainTail
 from mmtrain.errors import ConfigError, DataError
 
 _IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -89,17 +93,29 @@ class ImageText:
         eval_transform: View of the evaluation images.
         global_batch_size: Samples of a step, over all ranks.
         source: Fetches the data set and fills ``root``; None where the shards are there already.
-        train: Folder or pattern of the training shards, where they do not lie in ``root/train``.
+        train: Folder, pattern or URL of the training shards, where they do not lie in ``root/train``; or one for each
+            of several data sets, by name, which are mixed.
+        weights: Share of the samples that each of several data sets gives, up to a common factor; None takes their
+            numbers of samples.
+        filters: Predicates on the columns of the index, such as ``width >= 200``: only samples that pass are trained
+            on.
+        cache: Where remote shards are kept.
         eval: Task of each evaluation set, ``zeroshot`` or ``retrieval``, by the name of its folder in ``root``; None
             takes the source's.
         micro_batch_size: Samples that are on a device at once; None takes a rank's whole share. Bounds memory, and
             changes no result.
-        num_workers: Processes that prepare batches, for each rank.
+        num_workers: Processes, or threads, that prepare batches, for each rank.
+        workers: ``process``, or ``thread``.
+        prefetch: Batches prepared ahead, by all workers of a rank together.
         templates: Prompts with one ``{}`` for the caption; each training sample draws one, zero-shot classification
             takes them all.
         lanes: Parts of the data set that are read side by side.
         window: Samples of a lane that are shuffled together.
-        tail: An epoch's last, short batch is filled with samples of weight 0 (``pad``) or left out (``drop``).
+        shuffle: One window after another (``block``), or each sample within a window around it (``slide``).
+        tail: An epoch's last, short batch is filled with samples of weight 0 (``pad``), left out (``drop``), or goes
+            on with the next epoch's first samples (``carry``, the only one for a mixture).
+        on_fault: A training sample that cannot be read or decoded stops the run (``raise``), or gives its row to
+            another with weight 0 and is counted (``skip``). Evaluation always stops.
         seed: Seed of the order and of all draws.
 
     Raises:
@@ -115,14 +131,21 @@ class ImageText:
         eval_transform: EvalTransform,
         global_batch_size: int,
         source: Source | None = None,
-        train: str | None = None,
+        train: str | Mapping[str, str] | None = None,
+        weights: Mapping[str, float] | None = None,
+        filters: Sequence[str] = (),
+        cache: Cache | None = None,
         eval: Mapping[str, Literal["zeroshot", "retrieval"]] | None = None,
         micro_batch_size: int | None = None,
         num_workers: int = 2,
+        workers: WorkerKind = "process",
+        prefetch: int = 4,
         templates: Sequence[str] = ("{}",),
         lanes: int = 8,
         window: int = 4096,
-        tail: Tail = "pad",
+        shuffle: Shuffle = "block",
+        tail: TrainTail = "pad",
+        on_fault: OnFault = "raise",
         seed: int = 0,
     ) -> None:
         for template in templates:
@@ -139,12 +162,17 @@ class ImageText:
         self.global_batch_size = global_batch_size
         self.micro_batch_size = micro_batch_size
         self.num_workers = num_workers
+        self.workers = workers
+        self.prefetch = prefetch
         self.templates = list(templates)
-        self.lanes = lanes
-        self.window = window
-        self.tail = tail
-        self.seed = seed
-        self._train = train if train is not None else self.root / "train"
+        self.order = Order(global_batch_size, seed, lanes, window, shuffle, tail)
+        self.on_fault = on_fault
+        self._train: Mapping[str, str | Path] = (
+            dict(train) if isinstance(train, Mapping) else {"train": train or self.root / "train"}
+        )
+        self._weights = weights
+        self._filters = list(filters)
+        self._cache = cache or Cache()
         if eval is not None:
             self.eval_specs = [EvalSpec(name, task) for name, task in eval.items()]
         else:
@@ -161,19 +189,14 @@ class ImageText:
         self.tokenizer.load()
 
     @property
-    def fingerprint(self) -> str:
-        """sha256 of the training shards."""
-        return self._train_manifest.fingerprint
-
-    @property
     def fingerprints(self) -> dict[str, str]:
-        """sha256 of everything that is read: ``train``, ``eval/<name>`` and ``tokenizer``."""
+        """sha256 of everything that is read: ``train`` or ``train/<name>``, ``eval/<name>`` and ``tokenizer``."""
         evals = {f"eval/{spec.name}": open_shards(self.root / spec.name).fingerprint for spec in self.eval_specs}
-        return {"train": self.fingerprint, **evals, "tokenizer": self.tokenizer.fingerprint}
+        return {**self._training.fingerprints, **evals, "tokenizer": self.tokenizer.fingerprint}
 
     def steps_per_epoch(self) -> int:
         """Global batches of one pass over the training shards."""
-        return len(self._plan(rank=0, world_size=1))
+        return len(self._training.plan(self.order, rank=0, world_size=1))
 
     def train_loader(self, rank: int, world_size: int) -> Loader:
         """Training batches of one rank: its whole share of each global batch.
@@ -183,12 +206,16 @@ class ImageText:
         """
         self._check_micro_batch(world_size)
         encode = _TrainEncode(self.train_transform, self.tokenizer, tuple(self.templates))
+        sources = [SampleSource(reader, encode) for reader in self._training.readers.values()]
+        plan = self._training.plan(self.order, rank, world_size)
         return Loader(
-            ShardReader(self._train_manifest),
-            encode,
-            self._plan(rank, world_size),
+            Samples(sources, seed=self.order.seed, on_fault=self.on_fault),
+            plan,
             num_workers=self.num_workers,
+            workers=self.workers,
+            prefetch=self.prefetch,
             pin_memory=torch.cuda.is_available(),
+            lookahead=self._training.lookahead(plan),
         )
 
     def eval_loaders(self, rank: int, world_size: int) -> dict[str, EvalSet]:
@@ -200,21 +227,8 @@ class ImageText:
         return {spec.name: self._eval_set(spec, rank, world_size) for spec in self.eval_specs}
 
     @cached_property
-    def _train_manifest(self) -> Manifest:
-        with progress_bar("Indexing shards") as progress:
-            return open_shards(self._train, progress)
-
-    def _plan(self, rank: int, world_size: int) -> Plan:
-        return Plan(
-            self._train_manifest.sizes,
-            global_batch_size=self.global_batch_size,
-            seed=self.seed,
-            rank=rank,
-            world_size=world_size,
-            lanes=self.lanes,
-            window=self.window,
-            tail=self.tail,
-        )
+    def _training(self) -> TrainingSet:
+        return TrainingSet(self._train, weights=self._weights, filters=self._filters, cache=self._cache)
 
     def _check_micro_batch(self, world_size: int) -> None:
         require_divisible(self.global_batch_size, "the number of ranks", world_size)
@@ -231,20 +245,22 @@ class ImageText:
         manifest = open_shards(folder)
         share = self.micro_batch_size or self.global_batch_size // world_size
         share = min(share, -(-manifest.samples // world_size))  # a small set needs no large filler
-        plan = Plan(
+        plan = EpochPlan(
             manifest.sizes,
             global_batch_size=share * world_size,
             rank=rank,
             world_size=world_size,
             lanes=1,
-            shuffle=False,
+            shuffle="none",
         )
         classes, categories = _read_classes(folder / "classes.json") if spec.task == "zeroshot" else (None, None)
+        encode = _EvalEncode(self.eval_transform, self.tokenizer, len(classes) if classes is not None else None)
         loader = EvalLoader(
-            ShardReader(manifest),
-            _EvalEncode(self.eval_transform, self.tokenizer, len(classes) if classes is not None else None),
+            Samples([SampleSource(ShardReader(manifest), encode)], seed=self.order.seed),
             plan,
             num_workers=self.num_workers,
+            workers=self.workers,
+            prefetch=self.prefetch,
             pin_memory=torch.cuda.is_available(),
         )
         return EvalSet(spec.name, spec.task, loader, classes, categories, self.tokenizer, self.templates)
@@ -281,10 +297,11 @@ def _sample(raw: RawSample, image: UInt8Array, tokenizer: Tokenizer, text: str) 
     return {"image": image, "text": tokenizer([text])[0], "label": _label(raw), "key": raw["__key__"]}
 
 
-def _image(raw: RawSample) -> UInt8Array:
+def _image(raw: RawSample) -> bytes:
     for extension in _IMAGE_EXTENSIONS:
         if extension in raw:
-            return decode(raw[extension])
+            data: bytes = raw[extension]
+            return data
     raise ValueError(f"it has none of the members .{', .'.join(_IMAGE_EXTENSIONS)}")
 
 

@@ -25,6 +25,9 @@ class TrainLoader(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a position."""
 
+    def take_faults(self) -> list[str]:
+        """A message for each sample that was left out since the last call."""
+
 
 class EvalSet(Protocol):
     """A named set of batches to evaluate on."""
@@ -99,3 +102,7 @@ class DataModule(pl.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the position until the loader is built."""
         self._restored = state_dict
+
+    def take_faults(self) -> list[str]:
+        """A message for each training sample that was left out on this rank since the last call."""
+        return self._loader.take_faults() if self._loader is not None else []

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from mmtrain.command import data as command
 from mmtrain.command.data import data
+from mmtrain.command.data import prepare as command
 from mmtrain.config import compose
-from mmtrain.data.manifest import build_manifest
 from mmtrain.data.prepare import MARKER, prepare_once
+from mmtrain.data.shards.build import build_manifest
+from mmtrain.data.shards.write import write_shards
 from mmtrain.data.sources import EvalSpec
-from mmtrain.data.write import write_shards
 from mmtrain.errors import DataError, UserError
 
 
@@ -126,4 +126,4 @@ def test_an_unknown_name_is_told_the_nearest(argv: list[str], mend: str) -> None
 @pytest.mark.parametrize("argv", [[], ["--help"]])
 def test_usage_is_shown(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     data(argv)
-    assert "prepare NAME | inspect DIR" in capsys.readouterr().out
+    assert "inspect DIR|PATTERN" in capsys.readouterr().out

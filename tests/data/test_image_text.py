@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 from collections.abc import Sequence
@@ -11,8 +12,8 @@ import pytest
 import torch
 from conftest import SHARD_SIZES, write_data_set, write_tar
 
-from mmtrain.data import EvalTransform, ShardReader, TrainTransform, build_manifest
-from mmtrain.data.image import decode
+from mmtrain.data import EvalTransform, Loader, ShardReader, TrainTransform, build_manifest, load_manifest
+from mmtrain.data.decode.codec import decode
 from mmtrain.data.image_text import ImageText
 from mmtrain.data.sources import EvalSpec
 from mmtrain.errors import ConfigError, DataError
@@ -198,6 +199,8 @@ def test_indexing_shards_shows_a_bar_on_a_terminal(
 ) -> None:
     for terminal in (False, True):
         write_data_set(tmp_path / str(terminal), (4, 3))
+        for made in (tmp_path / str(terminal)).glob("*.mmidx"):
+            made.unlink()
         if terminal:
             monkeypatch.setenv("FORCE_COLOR", "1")
         shards = tmp_path / str(terminal) / "pairs-{000000..000001}.tar"
@@ -233,7 +236,7 @@ def test_a_sample_that_cannot_be_used_is_named(tmp_path: Path, members: list[tup
 
 
 def test_a_pair_without_caption_is_named_and_one_without_label_gets_minus_one(root: Path, tmp_path: Path) -> None:
-    picture = ShardReader(image_text(root)._train_manifest).read(0)["jpg"]
+    picture = ShardReader(load_manifest(root / "train" / "manifest.json")).read(0)["jpg"]
     assert decode(picture).ndim == 3
     (tmp_path / "train").mkdir()
     shard = write_tar(tmp_path / "train" / "0.tar", [("a.jpg", picture), ("a.txt", b"x"), ("b.jpg", picture)])
@@ -251,11 +254,118 @@ def test_a_pair_without_caption_is_named_and_one_without_label_gets_minus_one(ro
 def test_what_workers_get_can_be_pickled(root: Path) -> None:
     """So that it also works where processes start by spawn or forkserver."""
     loader = image_text(root).train_loader(0, 1)
-    copy = pickle.loads(pickle.dumps(loader._batches))
-    share = loader.plan.share(0, 0)
-    assert torch.equal(copy[share]["image"], loader._batches[share]["image"])
+    copy = Loader(*pickle.loads(pickle.dumps((loader.maker, loader.plan))))
+    assert torch.equal(next(iter(copy))["image"], next(iter(loader))["image"])
 
 
 def test_shards_are_counted_not_read_to_plan(root: Path) -> None:
     assert image_text(root).steps_per_epoch() == -(-sum(SHARD_SIZES) // 16)
     assert image_text(root, tail="drop").steps_per_epoch() == sum(SHARD_SIZES) // 16
+
+
+# --------------------------------------------------------------------------------------------- what it is trained on
+
+
+def keys_of(data: ImageText, steps: int) -> list[str]:
+    loader = data.train_loader(0, 1)
+    batches = itertools.chain.from_iterable(loader for _ in range(steps))  # a pass over the loader is an epoch
+    return [key for batch in itertools.islice(batches, steps) for key in batch["key"]]
+
+
+def test_several_data_sets_are_mixed_by_weight_and_go_on_without_an_edge(tmp_path: Path) -> None:
+    for name, size in (("small", 20), ("large", 60)):
+        write_data_set(tmp_path / name, (size,))
+        (tmp_path / name / "pairs-000000.tar").rename(tmp_path / name / f"{name}.tar")
+        build_manifest([tmp_path / name / f"{name}.tar"], tmp_path / name / "manifest.json")
+    sets = {"small": str(tmp_path / "small"), "large": str(tmp_path / "large")}
+    data = image_text(tmp_path, source=None, train=sets, weights={"small": 1, "large": 3}, tail="carry", lanes=1)
+    assert set(data.fingerprints) == {"train/small", "train/large", "tokenizer"}
+    assert data.steps_per_epoch() == 80 // 16
+    loader = data.train_loader(0, 1)
+    drawn = np.concatenate([loader.plan.share(0, step).source for step in range(64)])  # one block of 1024 rows
+    assert np.bincount(drawn).tolist() == [256, 768]
+    batches = [batch for _ in range(3) for batch in loader]
+    assert all(batch["weight"].min() == 1 for batch in batches)
+    resumed = data.train_loader(0, 1)
+    state = {**loader.state_dict(), "samples": 7 * 16}
+    resumed.load_state_dict(state)
+    assert next(iter(resumed))["key"] == batches[7]["key"]
+
+
+def test_carry_takes_a_short_batch_into_the_next_epoch(root: Path) -> None:
+    data = image_text(root, tail="carry", lanes=1)
+    keys = keys_of(data, 10)
+    total = sum(SHARD_SIZES)
+    assert len(set(keys[:total])) == total
+    assert len(keys) == 160 and sorted(keys[total : 2 * total]) == sorted(keys[:total])
+
+
+def test_a_mixture_with_an_edge_is_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_data_set(tmp_path / name, (16,))
+    sets = {name: str(tmp_path / name) for name in ("one", "two")}
+    with pytest.raises(ConfigError, match="a mixture has no epoch whose end could pad a batch") as caught:
+        image_text(tmp_path, source=None, train=sets).steps_per_epoch()
+    assert caught.value.mend == "set data.tail=carry"
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason", "mend"),
+    [
+        ({"one": 1, "twoo": 1}, "no data set is called 'twoo'", "did you mean 'two'?"),
+        ({"one": 1}, "the data set 'two' has no weight", "give it one: data.weights.two=1.0"),
+        ({"one": 1, "two": 0}, "weight", None),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path, weights: dict[str, float], reason: str, mend: Any) -> None:
+    for name in ("one", "two"):
+        write_data_set(tmp_path / name, (16,))
+    sets = {name: str(tmp_path / name) for name in ("one", "two")}
+    with pytest.raises(ConfigError, match=reason) as caught:
+        image_text(tmp_path, source=None, train=sets, weights=weights, tail="carry").steps_per_epoch()
+    assert mend is None or caught.value.mend == mend
+
+
+def test_only_what_passes_the_filters_is_trained_on(tmp_path: Path) -> None:
+    manifest = write_data_set(tmp_path / "train")
+    shards = sorted((tmp_path / "train").glob("*.tar"))
+    build_manifest(shards, manifest.path, columns=("width", "height"))
+    data = image_text(tmp_path, source=None, filters=["width >= 36", "height < 40"], tail="carry", lanes=1)
+    plain = image_text(tmp_path, source=None, tail="carry", lanes=1)
+    assert data.fingerprints["train"] != plain.fingerprints["train"]
+    reader, sizes = ShardReader(manifest), {}
+    for number in range(len(reader)):
+        raw = reader.read(number)
+        sizes[raw["__key__"]] = decode(raw["jpg"]).shape[:2]
+    passing = {key for key, (height, width) in sizes.items() if width >= 36 and height < 40}
+    assert 0 < len(passing) < len(sizes)
+    assert set(keys_of(data, 10)) == passing
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_ranks_workers_and_micro_batches_change_neither_keys_nor_pixels(
+    root: Path, world_size: int, num_workers: int, accumulation: int
+) -> None:
+    micro_batch_size = 16 // world_size // accumulation
+    data = image_text(root, num_workers=num_workers, micro_batch_size=micro_batch_size)
+    loaders = [data.train_loader(rank, world_size) for rank in range(world_size)]
+    for whole, *shares in zip(image_text(root).train_loader(0, 1), *loaders, strict=True):
+        assert [key for share in shares for key in share["key"]] == whole["key"]
+        micro_batches = [part for share in shares for part in share["image"].split(micro_batch_size)]
+        assert len(micro_batches) == world_size * accumulation
+        assert torch.equal(torch.cat(micro_batches), whole["image"])
+        assert torch.equal(torch.cat([share["text"] for share in shares]), whole["text"])
+    for loader in loaders:
+        loader.close()
+
+
+@pytest.mark.parametrize(("workers", "num_workers"), [("thread", 2), ("process", 2)])
+def test_slide_and_threads_change_order_and_speed_not_samples(root: Path, workers: Any, num_workers: int) -> None:
+    options = {"shuffle": "slide", "lanes": 1, "window": 8}
+    plain = [batch["image"] for batch in image_text(root, num_workers=0, **options).train_loader(0, 1)]
+    loader = image_text(root, num_workers=num_workers, workers=workers, prefetch=1, **options).train_loader(0, 1)
+    for image, batch in zip(plain, loader, strict=True):
+        assert torch.equal(batch["image"], image)
+    loader.close()

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader
 
-from mmtrain.data.loader import Loader
+from mmtrain.data.loader.loader import Loader
 from mmtrain.model.clip import CLIP
 from mmtrain.model.text import TextTransformer
 from mmtrain.model.vit import ViT

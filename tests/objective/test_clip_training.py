@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmtrain import distributed
-from mmtrain.data import build_manifest, load_manifest
-from mmtrain.data.draw import SampleSeed
-from mmtrain.data.fetch import ShardReader
-from mmtrain.data.index import RawSample
-from mmtrain.data.loader import Loader
-from mmtrain.data.plan import Plan
-from mmtrain.data.write import write_shards
+from mmtrain.data import Samples, SampleSource, build_manifest, load_manifest
+from mmtrain.data.fetch.reader import ShardReader
+from mmtrain.data.loader.loader import Loader
+from mmtrain.data.plan.draw import SampleSeed
+from mmtrain.data.plan.epoch import EpochPlan
+from mmtrain.data.shards.index import RawSample
+from mmtrain.data.shards.write import write_shards
 from mmtrain.nn.contrastive import clip_loss
 from mmtrain.objective.clip import Batch, ClipObjective
 from mmtrain.optim.muon import Muon
@@ -53,8 +53,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def loader(shards: Path) -> Loader:
     manifest = load_manifest(shards)
     rank, world_size = distributed.rank(), distributed.world_size()
-    plan = Plan(manifest.sizes, global_batch_size=BATCH, rank=rank, world_size=world_size, lanes=2, window=8)
-    return Loader(ShardReader(manifest), encode, plan)
+    plan = EpochPlan(manifest.sizes, global_batch_size=BATCH, rank=rank, world_size=world_size, lanes=2, window=8)
+    return Loader(Samples([SampleSource(ShardReader(manifest), encode)], seed=plan.seed), plan)
 
 
 class Step(nn.Module):

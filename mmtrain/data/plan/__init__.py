@@ -1,0 +1,1 @@
+"""Which samples a rank takes in which step: pure functions of the configuration and the position."""

@@ -1,0 +1,151 @@
+"""The data sets that a run trains on: opened wherever they lie, filtered, and planned as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mmtrain.data.download import default_cache_dir
+from mmtrain.data.fetch.cache import ShardCache
+from mmtrain.data.fetch.open import open_data_set
+from mmtrain.data.fetch.prefetch import Prefetcher
+from mmtrain.data.fetch.reader import ShardReader
+from mmtrain.data.plan.epoch import EpochPlan, Tail
+from mmtrain.data.plan.mixture import Mixture
+from mmtrain.data.plan.order import Shuffle
+from mmtrain.data.plan.share import Plan
+from mmtrain.data.plan.stream import Endless, StreamPlan
+from mmtrain.data.progress import progress_bar
+from mmtrain.data.shards.select import Selection
+from mmtrain.errors import ConfigError, did_you_mean
+
+TrainTail = Tail | Literal["carry"]
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Where shards that lie elsewhere are kept.
+
+    Attributes:
+        dir: Folder on a disk of the node; None takes ``shards`` in the folder of downloads.
+        max_gb: Disk that they may take, in units of 10^9 bytes; None for no cap.
+    """
+
+    dir: str | None = None
+    max_gb: float | None = None
+
+
+@dataclass(frozen=True)
+class Order:
+    """How a run goes through its samples.
+
+    Attributes:
+        global_batch_size: Samples of a step, over all ranks.
+        seed: Seed of the order.
+        lanes: Parts of a data set that are read side by side.
+        window: Samples of a lane that are shuffled together.
+        shuffle: ``block`` shuffles one window after another, ``slide`` moves each sample within a window around it.
+        tail: What becomes of an epoch's last, short batch: ``pad``, ``drop``, or ``carry`` it into the next epoch.
+    """
+
+    global_batch_size: int
+    seed: int
+    lanes: int
+    window: int
+    shuffle: Shuffle
+    tail: TrainTail
+
+
+class TrainingSet:
+    """One data set, or a mixture of several.
+
+    Args:
+        shards: Where each data set lies, by name: a folder, a pattern or a URL, as `open_data_set` takes it.
+        weights: Share of the samples that each of several data sets gives, up to a common factor; None takes their
+            numbers of samples.
+        filters: Predicates on the columns of the index, such as ``width >= 200``; all must hold.
+        cache: Where remote shards are kept.
+
+    Attributes:
+        readers: Reader of each data set, by name.
+
+    Raises:
+        ConfigError: The weights do not fit the data sets.
+        DataError: A data set cannot be opened, or a filter keeps nothing.
+    """
+
+    def __init__(
+        self,
+        shards: Mapping[str, str | Path],
+        *,
+        weights: Mapping[str, float] | None = None,
+        filters: Sequence[str] = (),
+        cache: Cache = Cache(),
+    ) -> None:
+        _check_weights(shards, weights)
+        self.readers = {name: _open(spec, filters, cache) for name, spec in shards.items()}
+        self._weights = weights
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """sha256 of the samples of each data set: ``train``, or ``train/<name>`` of several."""
+        if len(self.readers) == 1:
+            return {"train": reader.fingerprint for reader in self.readers.values()}
+        return {f"train/{name}": reader.fingerprint for name, reader in self.readers.items()}
+
+    def plan(self, order: Order, rank: int, world_size: int) -> Plan:
+        """The batches of a rank.
+
+        Raises:
+            ConfigError: The batch does not divide, or several data sets are to have an epoch's edge.
+        """
+        sizes = [reader.sizes for reader in self.readers.values()]
+        slots = {"global_batch_size": order.global_batch_size, "rank": rank, "world_size": world_size}
+        if len(sizes) == 1 and order.tail != "carry":
+            return EpochPlan(
+                sizes[0],
+                seed=order.seed,
+                lanes=order.lanes,
+                window=order.window,
+                shuffle=order.shuffle,
+                tail=order.tail,
+                **slots,
+            )
+        if order.tail != "carry":
+            reason = f"a mixture has no epoch whose end could {order.tail} a batch: each data set has its own"
+            raise ConfigError(reason, where="data.tail", mend="set data.tail=carry")
+        streams = [
+            Endless(size, seed=order.seed, lanes=order.lanes, window=order.window, shuffle=order.shuffle, source=source)
+            for source, size in enumerate(sizes)
+        ]
+        if len(streams) == 1:
+            return StreamPlan(streams[0], **slots)
+        weights = self._weights or {name: len(reader) for name, reader in self.readers.items()}
+        return StreamPlan(Mixture(streams, [weights[name] for name in self.readers], seed=order.seed), **slots)
+
+    def lookahead(self, plan: Plan) -> Prefetcher | None:
+        """What fetches remote shards ahead of the plan; None where all lie here."""
+        readers = list(self.readers.values())
+        return Prefetcher(plan, readers) if any(isinstance(reader.store, ShardCache) for reader in readers) else None
+
+
+def _open(spec: str | Path, filters: Sequence[str], cache: Cache) -> ShardReader:
+    folder = Path(cache.dir) if cache.dir is not None else default_cache_dir() / "shards"
+    max_bytes = int(cache.max_gb * 1e9) if cache.max_gb is not None else None
+    with progress_bar("Indexing shards") as progress:
+        manifest, store = open_data_set(spec, folder, max_bytes, progress=progress)
+    selection = Selection(manifest, filters, store.index if store is not None else None) if filters else None
+    return ShardReader(manifest, store=store, select=selection)
+
+
+def _check_weights(shards: Mapping[str, object], weights: Mapping[str, float] | None) -> None:
+    if weights is None:
+        return
+    for name in weights:
+        if name not in shards:
+            raise ConfigError(f"no data set is called {name!r}", where="data.weights", mend=did_you_mean(name, shards))
+    if missing := [name for name in shards if name not in weights]:
+        mend = f"give it one: data.weights.{missing[0]}=1.0"
+        raise ConfigError(f"the data set {missing[0]!r} has no weight", where="data.weights", mend=mend)
