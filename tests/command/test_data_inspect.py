@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,7 @@ def test_a_grid_shows_what_has_no_picture_too() -> None:
     assert draw_grid(samples).size == (3 * 168 + 8, 160 + 3 * 16 + 16 + 8)
     bomb = bytearray(coloured("red", (1, 1)))
     bomb[16:24] = b"\x00\x01\x00\x00" * 2  # 65,536 x 65,536 pixels
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
     assert draw_grid([({"png": bytes(bomb)}, "bomb")]).getcolors(10**6) is not None
 
 

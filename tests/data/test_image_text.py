@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -261,6 +262,61 @@ def test_what_workers_get_can_be_pickled(root: Path) -> None:
 def test_shards_are_counted_not_read_to_plan(root: Path) -> None:
     assert image_text(root).steps_per_epoch() == -(-sum(SHARD_SIZES) // 16)
     assert image_text(root, tail="drop").steps_per_epoch() == sum(SHARD_SIZES) // 16
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_zero_shot_set_takes_no_label_just_outside_its_classes(tmp_path: Path, label: int) -> None:
+    folder = tmp_path / "seen"
+    write_data_set(folder, (1,))
+    picture = ShardReader(load_manifest(folder / "manifest.json")).read(0)["jpg"]
+    members = [("a.jpg", picture), ("a.txt", b"x"), ("a.json", json.dumps({"label": label}).encode())]
+    (folder / "manifest.json").unlink()
+    build_manifest([write_tar(folder / "0.tar", members)], folder / "manifest.json")
+    (folder / "classes.json").write_text('{"classes": ["zero", "one", "two"]}')
+    loader = image_text(tmp_path, eval={"seen": "zeroshot"}).eval_loaders(0, 1)["seen"].loader
+    with pytest.raises(DataError, match=f"its label {label} is none of the 3"):
+        list(loader)
+
+
+def test_evaluation_keeps_the_order_of_its_set_and_the_captions(root: Path) -> None:
+    batches = list(image_text(root, global_batch_size=64).eval_loaders(0, 1)["seen"].loader)
+    assert [len(batch["key"]) for batch in batches] == [13]  # no larger than the set
+    assert batches[0]["key"] == [f"{number:05d}" for number in range(13)]
+    assert batches[0]["caption"] == [f"picture {number}" for number in range(13)]
+    ranks = [image_text(root, global_batch_size=64).eval_loaders(rank, 2)["seen"].loader for rank in range(2)]
+    assert [[len(batch["key"]) for batch in loader] for loader in ranks] == [[7], [7]]
+
+
+def test_evaluation_may_be_switched_off(root: Path) -> None:
+    assert image_text(root, eval={}).eval_loaders(0, 1) == {}
+    assert set(image_text(root).eval_loaders(0, 1)) == {"seen", "pairs"}
+
+
+def test_the_settings_of_the_order_reach_the_plan(root: Path) -> None:
+    data = image_text(root, seed=5, lanes=2, window=33, shuffle="slide")
+    state = data.train_loader(0, 1).state_dict()
+    settings = {"seed": 5, "lanes": 2, "window": 33, "shuffle": "slide", "fingerprint": data.fingerprints["train"]}
+    assert {name: state[name] for name in settings} == settings
+
+
+def test_workers_of_training_are_processes_of_their_own(root: Path) -> None:
+    before = set(multiprocessing.active_children())
+    loader = image_text(root, num_workers=2).train_loader(0, 1)
+    next(iter(loader))
+    assert len(set(multiprocessing.active_children()) - before) == 2
+    loader.close()
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_micro_batch_needs_a_sample(root: Path, size: int) -> None:
+    with pytest.raises(ConfigError, match=f"micro-batches of {size}"):
+        image_text(root, micro_batch_size=size).train_loader(0, 1)
+
+
+def test_prompts_hold_every_class_in_every_template(root: Path) -> None:
+    prompts = image_text(root, templates=["{}", "a {}"]).eval_loaders(0, 1)["seen"].prompts()
+    assert prompts.shape == (13, 2, 24)
+    assert [text(row) for row in prompts[12]] == ["class 12", "a class 12"]
 
 
 # --------------------------------------------------------------------------------------------- what it is trained on

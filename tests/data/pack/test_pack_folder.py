@@ -225,3 +225,13 @@ def test_the_record_tells_what_was_packed_and_moves_with_the_folder(tmp_path: Pa
     assert record["inputs"]["files"] == 1
     assert record["result"] == {"samples": 20, "shards": 3, "skipped": 0, "bad": []}
     assert str(tmp_path) not in json.dumps(record)
+
+
+def test_a_report_alone_finishes_no_shard(tmp_path: Path) -> None:
+    with PackFolder.claim(tmp_path / "out", "text", {}) as place:
+        unfinished = place.beside(place.shard(0))
+        unfinished.touch()
+        place.publish(0, unfinished, Report(1))
+        assert place.finished(0) == Report(1)
+        place.shard(0).unlink()  # as if it was killed between the report and the shard's name
+        assert place.finished(0) is None

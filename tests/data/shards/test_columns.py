@@ -38,6 +38,13 @@ def test_a_pictures_size_is_read_from_its_header(
     assert (width(raw), height(raw)) == size
 
 
+@pytest.mark.parametrize("marker", [0xC4, 0xC8, 0xCC])
+def test_a_table_in_front_of_a_jpegs_frame_is_stepped_over(marker: int) -> None:
+    picture = encoded("jpg", (40, 30))
+    table = bytes([0xFF, marker, 0, 12]) + bytes(range(10))
+    assert width({"jpg": picture[:2] + table + picture[2:]}) == 40
+
+
 def test_the_format_is_told_by_the_content() -> None:
     assert width({"jpg": encoded("png", (12, 3))}) == 12
 
