@@ -169,7 +169,7 @@ def _show(report: dict[str, Any], markdown: bool) -> None:
     shown = Table(*table.HEADER, caption=note)
     for row in rows:
         shown.add_row(*row)
-    Console().print(shown)
+    Console(width=None if sys.stdout.isatty() else 150).print(shown)
 
 
 def _cpu() -> str:

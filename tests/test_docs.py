@@ -53,5 +53,3 @@ def test_every_file_that_the_documentation_names_exists() -> None:
     for page in DOCS.glob("*.md"):
         for name in re.findall(r"`((?:benchmarks|mmtrain|tests|conf|slurm)/[\w/.]+)`", page.read_text()):
             assert (root / name).exists(), f"{page.name} names {name}"
-
-

@@ -92,7 +92,8 @@ class TrainingSet:
     def fingerprints(self) -> dict[str, str]:
         """sha256 of the samples of each data set: ``train``, or ``train/<name>`` of several."""
         if len(self.readers) == 1:
-            return {"train": reader.fingerprint for reader in self.readers.values()}
+            (reader,) = self.readers.values()
+            return {"train": reader.fingerprint}
         return {f"train/{name}": reader.fingerprint for name, reader in self.readers.items()}
 
     def plan(self, order: Order, rank: int, world_size: int) -> Plan:

@@ -17,12 +17,12 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from mmtrain.data.shards.build import build_manifest
 from mmtrain.data.prepare import MARKER, prepare_once
+from mmtrain.data.shards.build import build_manifest
+from mmtrain.data.shards.write import Sample, write_shards
 from mmtrain.data.sources import EvalSpec
 from mmtrain.data.sources.emoji_card import write_card
 from mmtrain.data.sources.emoji_concepts import ARCHIVES, Concept, Painter, read_concepts
-from mmtrain.data.shards.write import Sample, write_shards
 from mmtrain.errors import ConfigError, DataError
 
 VERSION = 1
