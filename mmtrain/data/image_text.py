@@ -9,7 +9,7 @@ holds ``classes.json``: ``{"classes": [a caption for each label], "categories": 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -217,6 +217,15 @@ class ImageText:
             pin_memory=torch.cuda.is_available(),
             lookahead=self._training.lookahead(plan),
         )
+
+    def stages(self) -> dict[str, Callable[[RawSample, SampleSeed], object]]:
+        """How a training sample is prepared, for `mmtrain doctor`: each stage does all that comes before it, too."""
+        transform = self.train_transform
+        return {
+            "decode": lambda raw, seed: transform.decode(_image(raw), seed.generator(Stream.IMAGE)),
+            "augment": lambda raw, seed: transform(_image(raw), seed.generator(Stream.IMAGE)),
+            "tokenize": _TrainEncode(transform, self.tokenizer, tuple(self.templates)),
+        }
 
     def eval_loaders(self, rank: int, world_size: int) -> dict[str, EvalSet]:
         """The evaluation sets, in batches of a micro-batch for each rank.

@@ -115,6 +115,11 @@ class TrainTransform:
             self._erase(view, draws)
         return geometry.planes(view)
 
+    def decode(self, image: bytes, rng: np.random.Generator) -> UInt8Array:
+        """What a call decodes before anything else: the whole image, or a smaller one where that is enough."""
+        draws = _Draws(*rng.random(len(_Draws._fields)).tolist())
+        return self._decode_crop(image, draws)[0]
+
     def _decode_crop(self, image: bytes | UInt8Array, draws: _Draws) -> tuple[UInt8Array, Box]:
         """The image, a JPEG no larger than need be, and the crop to take from it."""
         if isinstance(image, bytes):

@@ -49,11 +49,11 @@ def kill_after(process: subprocess.Popen[str], out: Path, count: int) -> None:
 
 def wait_for_workers(out: Path) -> dict[str, int]:
     """The shards, once the orphaned workers have finished theirs and left."""
-    before: dict[str, int] = {}
-    while any(out.glob(".*.tmp")) or shards(out) != before:
-        before = shards(out)
-        time.sleep(0.3)
-    return before
+    before = None
+    while (now := {path: path.stat().st_size for path in out.iterdir() if path.is_file()}) != before:
+        before = now
+        time.sleep(1)
+    return shards(out)
 
 
 @pytest.mark.slow
