@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SHARD_SIZES, write_data_set, write_tar
+from pairs import SHARD_SIZES, write_data_set, write_tar
 
 from mmtrain.data import EvalTransform, Loader, ShardReader, TrainTransform, build_manifest, load_manifest
 from mmtrain.data.decode.codec import decode

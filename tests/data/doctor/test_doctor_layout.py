@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_data_set
+from pairs import write_data_set
 
 from mmtrain.data import EpochPlan, Manifest, ShardReader
 from mmtrain.data.doctor.layout import Walk, layout, layout_findings, walk, world_sizes

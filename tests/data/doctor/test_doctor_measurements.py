@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import simplejpeg
-from conftest import SHARD_SIZES, write_data_set, write_tar
+from pairs import SHARD_SIZES, write_data_set, write_tar
 
 from mmtrain.data import (
     EpochPlan,

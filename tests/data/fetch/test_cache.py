@@ -15,7 +15,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
-from conftest import SHARD_SIZES, write_data_set
+from pairs import SHARD_SIZES, write_data_set
 from web import Web, serve
 
 from mmtrain.data import Manifest, ShardReader

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_data_set
+from pairs import write_data_set
 from web import Web, serve
 
 from mmtrain.data import EpochPlan, Manifest, ShardReader, Share

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHARD_SIZES, sample, write_data_set, write_tar
+from pairs import SHARD_SIZES, sample, write_data_set, write_tar
 
 from mmtrain.data import Manifest, ShardIndex, ShardReader, build_manifest
 from mmtrain.data.shards.index import index_path, write_index

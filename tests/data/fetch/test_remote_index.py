@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import SHARD_SIZES
+from pairs import SHARD_SIZES
 from web import Web, serve
 
 from mmtrain.data import Manifest, ShardIndex, ShardReader, load_manifest

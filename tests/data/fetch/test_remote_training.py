@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_data_set
+from pairs import write_data_set
 from web import Web, serve
 
 from mmtrain.data import EvalTransform, TrainTransform

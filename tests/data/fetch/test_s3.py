@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import s3fs
-from conftest import SHARD_SIZES
+from pairs import SHARD_SIZES
 
 from mmtrain.data import Manifest, ShardReader
 from mmtrain.data.fetch.open import open_data_set

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_data_set
 from loading import BATCH, STEPS, global_batches, loader, plan, run, samples, take
+from pairs import write_data_set
 
 from mmtrain.data import EvalLoader, Manifest
 from mmtrain.data.shards.build import build_manifest

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import write_tar
+from pairs import write_tar
 
 from mmtrain.data import (
     Endless,

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import write_data_set
 from loading import BATCH, loader, plan, samples, take
+from pairs import write_data_set
 
 from mmtrain.data import Loader, Manifest, RawSample, Samples, SampleSeed, SampleSource, ShardIndex, ShardReader
 from mmtrain.errors import DataError

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from conftest import write_data_set
 from gloo_ranks import RunRanks
 from loading import samples
+from pairs import write_data_set
 
 from mmtrain.data import EpochPlan, Loader, Manifest, ShardIndex, build_manifest, load_manifest
 

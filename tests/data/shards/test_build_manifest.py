@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import write_data_set, write_tar
+from pairs import write_data_set, write_tar
 
 import mmtrain
 from mmtrain.data import Manifest, ShardReader, build_manifest, load_manifest, open_shards

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from archives import empty_members
-from conftest import write_tar
+from pairs import write_tar
 
 from mmtrain.data import ShardIndex
 from mmtrain.data.shards.index import existing_index, index_path, write_index

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import write_data_set, write_tar
+from pairs import write_data_set, write_tar
 
 from mmtrain.data import Manifest, ShardReader, build_manifest, load_manifest, open_shards
 from mmtrain.errors import DataError

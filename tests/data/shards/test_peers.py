@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 import webdataset
 from archives import LONG_100, LONG_255
-from conftest import picture, write_tar
+from pairs import picture, write_tar
 
 from mmtrain.data import Manifest, ShardReader
 from mmtrain.data.shards.build import index_shards

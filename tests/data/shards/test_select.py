@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_tar
+from pairs import write_tar
 
 from mmtrain.data import Manifest, ShardIndex, ShardReader, build_manifest
 from mmtrain.data.shards.index import index_path
