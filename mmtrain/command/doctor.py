@@ -98,7 +98,7 @@ def _print_stages(name: str, examination: Examination) -> None:
 
 def _stage_rows(examination: Examination) -> Iterator[tuple[str, Speed, str]]:
     setting, reading = examination.setting, examination.reading
-    yield "read, first", reading.first, f"{reading.from_disk:.0%} from a disk"
+    yield "read, first", reading.first, f"{reading.from_disk:.0%} from disk"
     yield "read, again", reading.again, "verified"
     yield "read, again", reading.unverified, "not verified"
     for name, speed in examination.stages.items():

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 
 from mmtrain.data.doctor.pipeline import FirstRows, measure_pipeline, measure_transport, rows_to_measure, usable_cores
 from mmtrain.data.doctor.smaller import Smaller, measure_smaller
-from mmtrain.data.doctor.stages import Item, Reading, Speed, Stage, measure_reading, measure_stages, pool
+from mmtrain.data.doctor.stages import (
+    Item,
+    Reading,
+    Speed,
+    Stage,
+    measure_filling,
+    measure_reading,
+    measure_stages,
+    pool,
+)
 from mmtrain.data.loader.loader import Loader, WorkerKind
 from mmtrain.data.loader.samples import Samples
 from mmtrain.data.plan.draw import SampleSeed
@@ -126,6 +135,7 @@ def examine(
     us = reading.again.us_per_sample + sum(speed.us_per_sample for speed in by_stage.values())
     rows = rows_to_measure(share, us, max(numbers), seconds)
     cut: Plan = FirstRows(plan, rows)
+    filling = measure_filling(samples, cut, seconds)
     progress("no workers")
     inline = measure_pipeline(samples, cut, seconds, num_workers=0)
     whole = {}
@@ -146,7 +156,7 @@ def examine(
         share=share,
         rows=rows,
         reading=reading,
-        stages={**by_stage, "collate": _rest(inline, [reading.again, *by_stage.values()])},
+        stages={**by_stage, "collate": _rest(filling, [reading.again, *by_stage.values()])},
         inline=inline,
         whole=whole,
         other_kind=other_kind,
@@ -169,11 +179,11 @@ def _pipeline(
     return measure_pipeline(samples, plan, seconds, num_workers=number, workers=workers, prefetch=setting.prefetch)
 
 
-def _rest(inline: Speed, explained: Iterable[Speed]) -> Speed:
-    """What the stages leave of the processor time of the whole without workers: to plan, and to fill the batch."""
-    left = inline.cpu_us_per_sample - sum(speed.cpu_us_per_sample for speed in explained)
-    seconds = max(1e-9, inline.samples * left / 1e6)
-    return Speed(inline.samples, seconds, seconds)
+def _rest(filling: Speed, explained: Iterable[Speed]) -> Speed:
+    """What the stages leave of a worker's processor time: to copy into the batch."""
+    left = filling.cpu_us_per_sample - sum(speed.cpu_us_per_sample for speed in explained)
+    seconds = max(1e-9, filling.samples * left / 1e6)
+    return Speed(filling.samples, seconds, seconds)
 
 
 def _smaller(samples: Samples, plan: Plan, items: list[Item], encode: Stage, seconds: float) -> Smaller | None:

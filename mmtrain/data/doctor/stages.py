@@ -207,6 +207,15 @@ def measure_stages(items: Sequence[Item], stages: Mapping[str, Stage], seconds: 
     return added
 
 
+def measure_filling(samples: Samples, plan: Plan, seconds: float) -> Speed:
+    """Fills batches, over and over the same: all that a worker does of one, but for the plan."""
+    share = plan.share(0, 0)
+    fields = samples.fields(share)
+    arrays = {name: np.empty((len(share), *field.shape), field.dtype) for name, field in fields.items()}
+    speed = race([share], {"fill": lambda rows: samples.fill(rows, arrays, np.zeros(2, np.int64))}, seconds)["fill"]
+    return replace(speed, samples=speed.samples * len(share))
+
+
 def bytes_of(raw: RawSample) -> int:
     """Bytes of a sample's members."""
     return sum(len(value) for name, value in raw.items() if name != "__key__")

@@ -43,7 +43,7 @@ class Training:
 
 def verdict(examination: Examination, training: Training | None = None) -> list[Finding]:
     """What bounds, whether training is held up by it, and, unless it is known not to be, what would be faster."""
-    findings = [_bound(examination)]
+    findings = [*_busy(examination), _bound(examination)]
     enough = False
     if training is not None:
         enough = _keeps_up(examination, training)
@@ -52,7 +52,7 @@ def verdict(examination: Examination, training: Training | None = None) -> list[
     if not enough:
         findings += _kind(examination)
         findings += _smaller(examination)
-    return [*findings, *_reading(examination), *_busy(examination)]
+    return [*findings, *_reading(examination)]
 
 
 def bound(examination: Examination) -> str:
@@ -134,10 +134,10 @@ def _workers(examination: Examination, enough: bool) -> Iterator[Finding]:
         )
         yield Finding(text, "data.num_workers=0")
     elif there > _WORTH_IT * now:
-        text = f"{best} workers give {_rate(there)}, {setting.num_workers} give {_rate(now)}; a rank has {room} cores."
+        text = f"{_workers_give(best, there)}, {_workers_give(setting.num_workers, now)} (cores of a rank: {room})."
         yield Finding(text, override)
     elif now >= _SATURATED * fastest:
-        yield Finding(f"{setting.num_workers} workers saturate what a rank has: {room} cores, {_rate(now)}.")
+        yield Finding(f"{_workers_give(setting.num_workers, now)}; more would bring no more (cores of a rank: {room}).")
 
 
 def _kind(examination: Examination) -> Iterator[Finding]:
@@ -184,6 +184,18 @@ def _busy(examination: Examination) -> Iterator[Finding]:
     core = sum(speed.cpu_us_per_sample for speed in examination.stages.values()) / wall
     if core < _ALONE:
         yield Finding(f"Other programs run here: work that waits for nothing got {core:.0%} of a core. Measure again.")
+        return
+    setting = examination.setting
+    number = max((number for number in examination.whole if number <= setting.cores), default=1)
+    if number == 1 or setting.workers == "thread" or bound(examination) in ("transport", "read"):
+        return  # they wait for other things, too
+    if examination.whole[number].cores < _ALONE * number:
+        got = examination.whole[number].cores
+        yield Finding(f"{number} workers got {got:.1f} cores together: other programs, or a quota, take the others.")
+
+
+def _workers_give(number: int, samples_per_second: float) -> str:
+    return f"{number} {'worker gives' if number == 1 else 'workers give'} {_rate(samples_per_second)}"
 
 
 def _rate(samples_per_second: float) -> str:

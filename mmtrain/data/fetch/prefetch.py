@@ -19,6 +19,8 @@ from mmtrain.errors import DataError
 
 log = logging.getLogger(__name__)
 
+_GAP = 12
+
 _Shard = tuple[int, int]
 """Numbers of a data set and of a shard of it."""
 
@@ -77,6 +79,7 @@ class _Lookahead:
     def __init__(self, plan: Plan, readers: Sequence[ShardReader], now: int, shards_ahead: int) -> None:
         self.now = now
         self._next = now
+        self._rows = 0
         self._plan = copy.deepcopy(plan)  # a plan keeps what it worked out last; another place would push that out
         self._remote = {
             number: (reader, reader.store)
@@ -116,22 +119,29 @@ class _Lookahead:
     def _read_plan(self) -> None:
         try:
             while self._remote and not self._closed:
-                self._release()
                 self._next = max(self._next, self.now)
                 while not self._closed and self._sees_too_little():
                     self._read_step()
+                self._release()
                 self._moved.wait()
                 self._moved.clear()
         except Exception:  # of the plan: its consumer will raise it
             log.warning("shards are no longer fetched ahead", exc_info=True)
 
     def _sees_too_little(self) -> bool:
+        in_sight = self._next - self.now
         ahead = sum(use.first > self.now for use in self._uses.values())
-        all_in_sight = len(self._uses) == self._num_shards or self._next > self.now + len(self._plan)
+        in_use = len(self._uses) - ahead
+        # Of k shards in use, a sample is of a given one with probability 1 / k; of 12 k samples in a row none is with
+        # probability exp(-12). A shard that is not in sight then is done with.
+        if in_sight * max(1, self._rows) <= _GAP * in_use:
+            return True
+        all_in_sight = len(self._uses) == self._num_shards or in_sight > len(self._plan)
         return ahead < self._shards_ahead and not all_in_sight
 
     def _read_step(self) -> None:
         share = self._plan.share(*divmod(self._next, len(self._plan)))
+        self._rows = len(share)
         for source, (reader, _) in self._remote.items():
             shards, places = np.unique(reader.shards_of(share.sample[share.source == source]), return_index=True)
             for shard in shards[np.argsort(places)].tolist():  # in the order of first use

@@ -9,7 +9,6 @@ from bisect import bisect_right
 from typing import Protocol
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from mmtrain.data.fetch.store import LocalStore, ShardStore
@@ -196,18 +195,12 @@ class _OpenShard:
         return f"{self.path}, key {self.index.key(index)}"
 
     def read(self, index: int, verify: bool) -> RawSample:
-        start, stop = self.index.span(index)
         try:
-            data = os.pread(self._descriptor, stop - start, start)
+            return self.index.fetch(self._descriptor, index, verify=verify)
         except OSError as error:
             raise self._error(index, f"a sample cannot be read: {error}") from None
-        if len(data) != stop - start:
-            left = f"{len(data)} of {stop - start} bytes of a sample are left"
-            raise self._error(index, f"the shard was truncated while in use: {left}")
-        if verify and xxhash.xxh3_64_intdigest(data) != self.index.checksum(index):
-            reason = "a sample's bytes differ from its checksum in the index"
-            raise self._error(index, f"{reason} (a damaged disk or copy, or a replaced shard)")
-        return self.index.cut(index, data)
+        except ValueError as error:
+            raise self._error(index, str(error)) from None
 
     def _error(self, index: int, reason: str) -> DataError:
         mend = f"{self._mend}, or index the data set anew if it was changed on purpose"

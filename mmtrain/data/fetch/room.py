@@ -77,12 +77,13 @@ class Room:
 
     def _scan(self, part: Path) -> tuple[list[_Held], int]:
         """The shards there, and the bytes that downloads other than ``part`` will take."""
+        # These first: a download that ends meanwhile is counted twice then, the other way round it would not be at all.
+        sizes = [path.suffix[1:] for path in self.incoming.iterdir() if path != part]
         shards = []
         for entry in os.scandir(self.shards):
             with suppress(FileNotFoundError):
                 state = entry.stat()
                 shards.append(_Held(Path(entry.path), state.st_size, state.st_mtime))
-        sizes = (path.suffix[1:] for path in self.incoming.iterdir() if path != part)
         return shards, sum(int(size) for size in sizes if size.isdecimal())
 
     def _in_order(self, shards: Iterable[_Held]) -> list[_Held]:

@@ -1,4 +1,4 @@
-"""Worker processes: each prepares some rows of every batch, straight into the memory that the batch is handed out in.
+"""Worker processes: each prepares batches, or some rows of large ones, in the very memory that they are handed out in.
 
 The trainer's process says which batch is next and in which slot; a worker plans it by itself, so that no message to a
 worker grows with the batch, and none can block. What does not fit a slot comes back through a pipe: strings, and arrays

@@ -13,8 +13,8 @@ import torch
 from mmtrain.data.loader.batch import Batch, Field, Maker, Rows, collect, piece_edges
 from mmtrain.data.plan.share import Plan, Share
 
-MIN_PIECE = 8
-"""Rows that are worth a message to a worker."""
+MIN_PIECE = 64
+"""Rows that are worth a message to a worker: at 150 us a row, pieces of 32 cost a tenth more processor time in all."""
 
 Place = tuple[int, int]
 """An epoch and a step."""

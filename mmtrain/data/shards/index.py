@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 from mmtrain.data.shards.atomic import write_atomically
 from mmtrain.data.shards.blocks import Blocks
@@ -105,9 +107,9 @@ class ShardIndex:
         self._first = sidecar.sample_first.data
         self._offset = sidecar.member_offset.data
         self._size = sidecar.member_size.data
-        self._extension = sidecar.member_ext.data
+        self._places = (self._first, self._offset, self._size, sidecar.member_ext.data, sidecar.extensions)
         self._key_end = sidecar.key_end.data
-        self._keys = sidecar.key_bytes.data
+        self._keys = sidecar.key_bytes.tobytes()
         self._checksum = sidecar.checksum.data
 
     def __len__(self) -> int:
@@ -126,12 +128,13 @@ class ShardIndex:
     def key(self, sample: int) -> str:
         """The sample's key, as webdataset's ``__key__``."""
         start = self._key_end[sample - 1] if sample else 0
-        return bytes(self._keys[start : self._key_end[sample]]).decode("utf-8", "surrogateescape")
+        return self._keys[start : self._key_end[sample]].decode("utf-8", "surrogateescape")
 
     def span(self, sample: int) -> tuple[int, int]:
         """First byte and end of the sample in the archive; its members lie in between."""
-        last = self._first[sample + 1] - 1
-        return self._offset[self._first[sample]], self._offset[last] + self._size[last]
+        first, offset = self._first, self._offset
+        last = first[sample + 1] - 1
+        return offset[first[sample]], offset[last] + self._size[last]
 
     def spans(self) -> NDArray[np.int64]:
         """`span` of all samples, shape ``(samples, 2)``."""
@@ -143,14 +146,33 @@ class ShardIndex:
         """xxh3_64 of the sample's span."""
         return self._checksum[sample]
 
-    def cut(self, sample: int, span: bytes) -> RawSample:
-        """Cuts the bytes of the sample's span into its members."""
-        first = self._first[sample]
-        base = self._offset[first]
+    def fetch(self, descriptor: int, sample: int, *, verify: bool = True) -> RawSample:
+        """Reads a sample: one system call, and one function, for this is what loading comes down to.
+
+        Args:
+            descriptor: Of the shard, open for reading. Its position is neither used nor moved.
+            sample: Number of the sample in the shard.
+            verify: Whether the bytes are compared with the checksum.
+
+        Raises:
+            OSError: They cannot be read.
+            ValueError: There are fewer than there were, or they changed.
+        """
+        first, offset, size, extension, extensions = self._places
+        member, end = first[sample], first[sample + 1]
+        start = offset[member]
+        length = offset[end - 1] + size[end - 1] - start
+        data = os.pread(descriptor, length, start)
+        if len(data) != length:
+            left = f"{len(data)} of {length} bytes of a sample are left"
+            raise ValueError(f"the shard was truncated while in use: {left}")
+        if verify and xxh3_64_intdigest(data) != self._checksum[sample]:
+            reason = "a sample's bytes differ from its checksum in the index"
+            raise ValueError(f"{reason} (a damaged disk or copy, or a replaced shard)")
         out: RawSample = {"__key__": self.key(sample)}
-        for member in range(first, self._first[sample + 1]):
-            start = self._offset[member] - base
-            out[self._sidecar.extensions[self._extension[member]]] = span[start : start + self._size[member]]
+        for number in range(member, end):
+            begin = offset[number] - start
+            out[extensions[extension[number]]] = data[begin : begin + size[number]]
         return out
 
     def column(self, name: str) -> NDArray[np.uint32]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import simplejpeg
@@ -235,6 +236,21 @@ def test_an_examination_measures_the_config_and_what_it_could_be(data_set: Manif
     assert (found.share, found.rows) == (12, 12)
     assert "3 workers" in told
     assert all(speed.samples > 0 for speed in [*found.stages.values(), found.inline, found.transport])
+
+
+def test_threads_of_opencv_are_not_taken_for_copies_into_the_batch(data_set: Manifest) -> None:
+    def threaded(raw: RawSample, seed: SampleSeed) -> Mapping[str, Any]:
+        # Without workers, OpenCV's threads wait for each other, and take processor time for it.
+        return burn(raw, seed) if cv2.getNumThreads() > 1 else {"key": raw["__key__"]}
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        found = examine(Loader(samples(data_set, threaded), plan(data_set)), Setting(0, cores=1), None, seconds=SECONDS)
+    finally:
+        cv2.setNumThreads(before)
+    assert found.inline.cpu_us_per_sample > 0.5 * BURNT * 1e6
+    assert found.stages["collate"].us_per_sample < 0.1 * BURNT * 1e6
 
 
 def test_a_scan_tries_powers_of_two_and_all_cores(data_set: Manifest) -> None:

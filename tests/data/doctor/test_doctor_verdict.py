@@ -16,8 +16,8 @@ def us(microseconds: float, *, cores: float = 1.0, kilobytes: float = 0) -> Spee
     return Speed(1000, microseconds / 1e3, cores * microseconds / 1e3, int(kilobytes * 1e6))
 
 
-def per_second(rate: float) -> Speed:
-    return us(1e6 / rate)
+def per_second(rate: float, *, cores: float = 4.0) -> Speed:
+    return us(1e6 / rate, cores=cores)
 
 
 READING = Reading(us(20, kilobytes=30), 0.0, us(15, kilobytes=30), us(12, kilobytes=30), 300.0)
@@ -53,7 +53,7 @@ def test_a_decode_bound_plane_that_uses_its_cores_needs_no_change() -> None:
     assert bound(DECODE_BOUND) == "decode"
     assert overrides(DECODE_BOUND) == []
     assert "Decode bounds: 400 of the 500 us" in text(DECODE_BOUND)
-    assert "4 workers saturate" in text(DECODE_BOUND)
+    assert "4 workers give 7,800 samples/s; more would bring no more" in text(DECODE_BOUND)
 
 
 def test_a_read_bound_plane_is_told_from_the_disk_not_from_the_cache() -> None:
@@ -79,7 +79,7 @@ def test_a_transport_bound_plane_is_told_and_freed_of_its_workers() -> None:
 def test_too_few_workers_are_raised_to_the_fewest_that_saturate() -> None:
     few = examination(1, whole={1: per_second(2000), 2: per_second(3900), 3: per_second(5400), 4: per_second(5500)})
     assert overrides(few) == ["data.num_workers=3", "data.workers=thread"]
-    assert "3 workers give 5,400 samples/s, 1 give 2,000 samples/s" in text(few)
+    assert "3 workers give 5,400 samples/s, 1 worker gives 2,000 samples/s" in text(few)
 
 
 def test_more_workers_than_the_ranks_of_a_node_have_cores_are_lowered() -> None:
@@ -96,7 +96,7 @@ def test_more_workers_than_the_ranks_of_a_node_have_cores_are_lowered() -> None:
 def test_no_gain_within_the_noise_is_suggested() -> None:
     close = examination(2, whole={2: per_second(7300), 4: per_second(7800)}, other_kind=per_second(7900))
     assert overrides(close) == []
-    assert "saturate" not in text(close)
+    assert "more would bring no more" not in text(close)
 
 
 def test_threads_are_suggested_where_they_were_faster() -> None:
@@ -149,3 +149,11 @@ def test_figures_taken_beside_other_programs_are_called_so() -> None:
     busy = examination(stages={name: us(speed.us_per_sample, cores=0.3) for name, speed in DECODE_BOUND.stages.items()})
     assert "got 30% of a core" in text(busy)
     assert "Decode bounds: 120 of the 160 us" in text(busy)  # processor time, which others do not change
+
+
+def test_cores_that_workers_did_not_get_are_told() -> None:
+    short = examination(whole={1: per_second(2000, cores=1), 4: per_second(2100, cores=1.1)})
+    assert "4 workers got 1.1 cores together" in text(short)
+    assert "cores together" not in text(DECODE_BOUND)
+    waiting = examination(whole={4: per_second(300_000, cores=1.1)}, transport=per_second(400_000))
+    assert "cores together" not in text(waiting)  # for the transport

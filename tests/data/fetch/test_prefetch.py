@@ -22,6 +22,7 @@ from mmtrain.data.fetch.transfer import Patience
 
 SHARDS = 16
 PER_SHARD = 40
+LOCAL = 50
 
 
 @pytest.fixture(scope="module")
@@ -124,18 +125,21 @@ def test_prefetching_hides_most_of_the_wait(
     assert set(web.counts().values()) == {2}  # the manifest, each shard and each index, once a cache
 
 
-def test_the_cap_holds_over_epochs_and_what_is_in_sight_stays(web: Web, tmp_path: Path) -> None:
-    size = max(path.stat().st_size for path in web.folder.glob("*.tar"))
-    reader = open_reader(web, tmp_path, max_bytes=12 * size)
-    plan = make_plan(reader.manifest)
-    with closing(Prefetcher(plan, [reader], shards_ahead=2)) as prefetcher:
-        for epoch in range(2):
-            for step in range(len(plan)):
-                prefetcher.advance(epoch, step)
-                for number in plan.share(epoch, step).sample:
-                    reader.read(number)
-                assert len(cached(reader)) <= 12
-    assert SHARDS < len(tars(web)) < 2 * SHARDS  # what the first epoch left need not be fetched in the second
+def test_the_cap_holds_over_epochs_and_what_is_left_is_used_again(tmp_path: Path) -> None:
+    write_data_set(tmp_path / "served", (20,) * 48)
+    size = max(path.stat().st_size for path in (tmp_path / "served").glob("*.tar"))
+    with serve(tmp_path / "served") as web:
+        reader = open_reader(web, tmp_path / "cache", max_bytes=24 * size)
+        plan = make_plan(reader.manifest, lanes=1)
+        with closing(Prefetcher(plan, [reader], shards_ahead=2)) as prefetcher:
+            for epoch in range(2):
+                for step in range(len(plan)):
+                    prefetcher.advance(epoch, step)
+                    for number in plan.share(epoch, step).sample:
+                        reader.read(number)
+                    assert len(cached(reader)) <= 24
+                    time.sleep(0.002)
+        assert len(tars(web)) < 48 + 40, len(tars(web))
 
 
 def test_a_shard_that_cannot_be_fetched_stops_nothing(web: Web, tmp_path: Path) -> None:
@@ -182,20 +186,50 @@ def test_few_shards_do_not_have_it_read_the_plan_forever(web: Web, tmp_path: Pat
     assert len(steps_read) <= len(plan)
 
 
-def test_only_the_data_sets_that_are_remote_are_prefetched(web: Web, tmp_path: Path, data_set: Manifest) -> None:
-    class SecondPlan(EpochPlan):
+def test_only_the_remote_data_sets_of_a_mixture_are_prefetched(
+    web: Web, tmp_path: Path, data_set: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+    local = ShardReader(data_set)
+    monkeypatch.setattr(local.store, "open", opened.append)
+
+    class MixedPlan(EpochPlan):
+        """The first half of each batch comes from the first, local data set, all of it from its first shard."""
+
         def share(self, epoch: int, step: int) -> Share:
             share = super().share(epoch, step)
-            return Share(np.ones_like(share.source), share.epoch, share.sample, share.weight)
+            source = np.arange(len(share)) // 4
+            return Share(source, share.epoch, np.where(source == 0, LOCAL, share.sample), share.weight)
 
     reader = open_reader(web, tmp_path)
-    plan = SecondPlan(reader.manifest.sizes, global_batch_size=8, lanes=2, window=16)
-    local = ShardReader(data_set)
+    plan = MixedPlan(reader.manifest.sizes, seed=30, global_batch_size=8, lanes=2, window=16)
+    needed = [reader.shards_of(plan.share(0, step).sample[4:]) for step in range(45)]  # more than come into sight
+    remote = {reader.manifest.shards[shard].name for shard in np.concatenate(needed).tolist()}
+    other = reader.manifest.shards[int(reader.shards_of(np.array(LOCAL)))].name
+    assert other not in remote  # where the sample of the local set would lie, were it the remote one's
     with closing(Prefetcher(plan, [local, reader], shards_ahead=1)) as prefetcher:
+        for step in range(20):
+            prefetcher.advance(0, step)
+            now = {reader.manifest.shards[shard].name for shard in needed[step].tolist()}
+            until(lambda now=now: now <= set(cached(reader)))  # type: ignore[misc]
+    assert other not in tars(web)
+    assert opened == []
+
+
+def test_the_cache_is_told_which_shards_are_finished(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = open_reader(web, tmp_path)
+    # Few samples a step out of many shards in use: each is missing from many a step.
+    plan = EpochPlan(reader.manifest.sizes, global_batch_size=2, lanes=2, window=160)
+    finished: list[int] = []
+    monkeypatch.setattr(reader.store, "finish", finished.append)
+    uses = [set(reader.shards_of(plan.share(0, step).sample).tolist()) for step in range(len(plan))]
+    with closing(Prefetcher(plan, [reader], shards_ahead=2)) as prefetcher:
         prefetcher.advance(0, 0)
-        until(lambda: len(cached(reader)) >= 2)
-    with closing(Prefetcher(plan, [local])) as prefetcher:
-        prefetcher.advance(0, 0)
+        for step in range(1, 200):
+            prefetcher.advance(0, step)
+            past = set.union(*uses[:step]) - set.union(*uses[step:])
+            until(lambda past=past: past <= set(finished))  # type: ignore[misc]
+            assert not set(finished) & uses[step]
 
 
 @pytest.mark.slow

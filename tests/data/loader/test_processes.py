@@ -51,6 +51,12 @@ def program(text: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)  # type: ignore[call-overload]
 
 
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has small batches shared out among workers, as large ones are."""
+    monkeypatch.setattr("mmtrain.data.loader.stream.MIN_PIECE", 8)
+
+
 @pytest.fixture
 def loaders() -> Iterator[Any]:
     made: list[Loader] = []
@@ -105,6 +111,13 @@ def test_workers_share_out_the_rows_of_each_batch_and_start_once(loaders: Any) -
     assert len(pids[0]) == 3
     assert os.getpid() not in pids[0]
     assert all(batch == pids[0] for batch in pids)
+
+
+def test_small_batches_go_round_the_workers_whole(loaders: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmtrain.data.loader.stream.MIN_PIECE", ROWS)
+    pids = [set(batch["pid"]) for batch in loaders(Numbers(), num_workers=2)]
+    assert all(len(batch) == 1 for batch in pids)
+    assert [batch == pids[0] for batch in pids] == [True, False] * 5
 
 
 def test_what_comes_beside_the_slots_may_be_larger_than_a_pipe(loaders: Any) -> None:
@@ -196,7 +209,9 @@ def test_workers_outlive_the_signals_of_a_scheduler(loaders: Any) -> None:
 START = """
     import sys
     from numbers_maker import Counting, Numbers
+    from mmtrain.data.loader import stream
     from mmtrain.data.loader.loader import Loader
+    stream.MIN_PIECE = 8
     loader = Loader(Numbers(delay=0.001), Counting(), num_workers=2)
     iterator = iter(loader)
     print(*set(next(iterator)["pid"]), flush=True)
