@@ -137,6 +137,8 @@ def _open(spec: str | Path, filters: Sequence[str], cache: Cache) -> ShardReader
     max_bytes = int(cache.max_gb * 1e9) if cache.max_gb is not None else None
     with progress_bar("Indexing shards") as progress:
         manifest, store = open_data_set(spec, folder, max_bytes, progress=progress)
+        if store is not None and filters:
+            store.fetch_indexes(progress)
     selection = Selection(manifest, filters, store.index if store is not None else None) if filters else None
     return ShardReader(manifest, store=store, select=selection)
 

@@ -55,7 +55,7 @@ def measure_transport(maker: Maker, plan: Plan, seconds: float, *, num_workers: 
 def rows_to_measure(rows: int, us_per_sample: float, num_workers: int, seconds: float) -> int:
     """Rows of a batch of which some are prepared within ``seconds``, up to a rank's own."""
     workers = max(1, num_workers)
-    return min(rows, max(2 * MIN_PIECE * workers, int(seconds * 1e6 / us_per_sample * workers / _BATCHES)))
+    return min(rows, max(MIN_PIECE * workers, int(seconds * 1e6 / us_per_sample * workers / _BATCHES)))
 
 
 class FirstRows:

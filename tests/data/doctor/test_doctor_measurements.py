@@ -34,6 +34,7 @@ from mmtrain.data.doctor.pipeline import FirstRows, measure_pipeline, measure_tr
 from mmtrain.data.doctor.smaller import measure_smaller
 from mmtrain.data.doctor.stages import Item, measure_reading, measure_stages, pool, race
 from mmtrain.data.loader.samples import OnFault
+from mmtrain.data.loader.stream import MIN_PIECE
 from mmtrain.errors import ConfigError, DataError
 
 SECONDS = 0.05
@@ -205,7 +206,7 @@ def test_a_cut_plan_has_the_first_rows_of_each_batch(data_set: Manifest) -> None
 def test_a_large_batch_is_cut_to_what_workers_prepare_several_of_in_time() -> None:
     assert rows_to_measure(64, us_per_sample=100, num_workers=1, seconds=2) == 64
     assert rows_to_measure(32768, us_per_sample=1000, num_workers=4, seconds=2) == 1000
-    assert rows_to_measure(32768, us_per_sample=1e6, num_workers=4, seconds=2) == 64  # all four still get their rows
+    assert rows_to_measure(32768, us_per_sample=1e6, num_workers=4, seconds=2) == 4 * MIN_PIECE  # all four get some
 
 
 def test_smaller_pictures_are_measured_where_they_would_be_smaller(tmp_path: Path, data_set: Manifest) -> None:

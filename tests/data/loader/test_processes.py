@@ -227,21 +227,22 @@ def test_a_program_ends_with_workers_at_work_and_leaves_nothing(end: str) -> Non
         "interrupt": "while True:\n        for batch in loader: pass",
         "kill": "while True:\n        for batch in loader: pass",
     }[end]
-    process = program(START + "    " + last)
-    assert process.stdout is not None and process.stderr is not None
-    pids = [int(pid) for pid in process.stdout.readline().split()]
-    assert len(pids) == 2
-    if end == "interrupt":
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group
-    elif end == "kill":
-        process.kill()
-    assert process.wait(timeout=60) == {"exit": 0, "exception": 1, "interrupt": -signal.SIGINT, "kill": -9}[end]
-    errors = process.stderr.read()
-    assert ("Traceback" in errors) == (end in ("exception", "interrupt")), errors
-    assert wait_for(lambda: not any(alive(pid) for pid in pids))
-    assert set(os.listdir("/dev/shm")) <= segments
-    process.stdout.close()
-    process.stderr.close()
+    with program(START + "    " + last) as process:
+        try:
+            assert process.stdout is not None and process.stderr is not None
+            pids = [int(pid) for pid in process.stdout.readline().split()]
+            assert len(pids) == 2
+            if end == "interrupt":
+                os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group
+            elif end == "kill":
+                process.kill()
+            assert process.wait(timeout=60) == {"exit": 0, "exception": 1, "interrupt": -signal.SIGINT, "kill": -9}[end]
+            errors = process.stderr.read()
+            assert ("Traceback" in errors) == (end in ("exception", "interrupt")), errors
+            assert wait_for(lambda: not any(alive(pid) for pid in pids))
+            assert set(os.listdir("/dev/shm")) <= segments
+        finally:
+            process.kill()
 
 
 def test_a_stream_ends_after_its_last_place() -> None:
