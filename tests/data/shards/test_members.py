@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -25,12 +24,11 @@ def test_names_are_cut_as_webdataset_cuts_them(name: str) -> None:
         assert (key_and_extension(name) or (None, None)) == expected
 
 
+@pytest.mark.timeout(60)  # milliseconds; a regular expression that backtracks takes hours
 def test_a_hostile_name_takes_linear_time() -> None:
-    start = time.perf_counter()
     assert key_and_extension("/" * 10**6) is None
     assert key_and_extension("__" + "_" * 10**6 + ".a") is not None
     assert key_and_extension("a." * 10**6 + "/\n") is None
-    assert time.perf_counter() - start < 5, "milliseconds; a regular expression that backtracks takes hours"
 
 
 @pytest.mark.parametrize("extension", ["__key__", "__url__", "__bad__"])

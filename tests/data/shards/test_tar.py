@@ -4,7 +4,6 @@ import gzip
 import io
 import lzma
 import tarfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,10 +162,9 @@ def test_an_extended_header_that_claims_gigabytes_is_not_read(tmp_path: Path, ki
         list(scan(source))
 
 
+@pytest.mark.timeout(30)  # half a second; copying the rest at each record takes a minute
 def test_long_headers_take_linear_time(tmp_path: Path) -> None:
-    start = time.perf_counter()
     assert scanned(written(tmp_path, with_records(b"6 a=b\n" * 170_000))) == [Member("a.txt", 1_021_440, 3)]
-    assert time.perf_counter() - start < 5, "half a second; copying the rest at each record takes a minute"
 
 
 def test_of_two_names_for_a_member_the_first_counts_as_for_tarfile(tmp_path: Path) -> None:
