@@ -41,6 +41,14 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     return total
 
 
+def all_reduce_max(x: Tensor) -> Tensor:
+    """Elementwise maximum of ``x`` over all ranks, as a new tensor without gradient."""
+    largest = x.detach().clone()
+    if initialized():
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest
+
+
 def any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
     """Whether ``flag`` is true on at least one rank; all ranks get the same answer."""
     if world_size() == 1:

@@ -1,4 +1,4 @@
-"""Recall of cross-modal retrieval. Shape suffixes: Q queries, C candidates."""
+"""Recall of cross-modal retrieval. Shape suffixes: Q queries, C candidates, D width of the shared space."""
 
 from __future__ import annotations
 
@@ -22,6 +22,23 @@ def positive_rank(similarity_QC: Tensor, positive_QC: Tensor) -> Tensor:
     return (~(similarity_QC < best_Q[:, None]) & ~positive_QC).sum(dim=1)
 
 
-def recall_at(similarity_QC: Tensor, positive_QC: Tensor, k: int) -> Tensor:
-    """Recall@k as the field reports it: the share of queries with a right candidate among the first k, a scalar."""
-    return (positive_rank(similarity_QC, positive_QC) < k).float().mean()
+def retrieval_rank(query_QD: Tensor, candidate_CD: Tensor, positive_QC: Tensor, chunk: int = 1024) -> Tensor:
+    """`positive_rank` by cosine, of ``chunk`` queries at a time.
+
+    Args:
+        query_QD: Unit vectors.
+        candidate_CD: Unit vectors.
+        positive_QC: Which candidates are right; at least one for each query.
+        chunk: Queries that are compared with all candidates at once; bounds memory.
+
+    Returns:
+        int64 ``(Q,)``. Recall@k as the field reports it is the share below k: a query is answered where any of its
+        right candidates is among the first k (Karpathy and Fei-Fei 2015, arXiv:1412.2306, section 4.1).
+    """
+    chunks = zip(query_QD.split(chunk), positive_QC.split(chunk), strict=True)
+    return torch.cat([positive_rank(query @ candidate_CD.T, positive) for query, positive in chunks])
+
+
+def recall_at(rank_Q: Tensor, k: int) -> Tensor:
+    """The share of queries with a right candidate among the first k, a scalar."""
+    return (rank_Q < k).float().mean()

@@ -1,6 +1,6 @@
-"""The one Transformer: it serves the image tower, the text tower and every model to come.
+"""The one Transformer: it serves BERT, GPT, ViT, both towers of CLIP and every model to come.
 
-Shape suffixes: B batch, T tokens, D model width, H heads, K head width.
+Shape suffixes: B rows, T tokens of a row, D model width.
 """
 
 from __future__ import annotations
@@ -8,57 +8,17 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as checkpointed
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+from mmtrain.nn.attention import Attention, Layout
+from mmtrain.nn.cache import KVCache, LayerCache
+from mmtrain.nn.mlp import MLP, Activation
+from mmtrain.nn.rope import Rotation, rotation
 
-
-class QuickGELU(nn.Module):
-    """``x * sigmoid(1.702 x)``, the approximation of GELU that OpenAI's CLIP was trained with."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
-
-
-def activation(name: Activation) -> nn.Module:
-    """The activation module of this name."""
-    modules: dict[Activation, nn.Module] = {
-        "gelu": nn.GELU(),
-        "gelu_tanh": nn.GELU(approximate="tanh"),
-        "quick_gelu": QuickGELU(),
-    }
-    return modules[name]
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention through ``scaled_dot_product_attention``.
-
-    Args:
-        d_model: Width of the tokens.
-        num_heads: Number of heads; must divide ``d_model``.
-        causal: Whether token t sees only tokens 0..t.
-        dropout: Probability of dropping an attention weight in training.
-    """
-
-    def __init__(self, d_model: int, num_heads: int, *, causal: bool = False, dropout: float = 0.0) -> None:
-        super().__init__()
-        if d_model % num_heads:
-            raise ValueError(f"d_model={d_model} must be divisible by num_heads={num_heads}")
-        self.num_heads = num_heads
-        self.causal = causal
-        self.dropout = dropout
-        self.qkv = nn.Linear(d_model, 3 * d_model)
-        self.out = nn.Linear(d_model, d_model)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        B, T, D = x_BTD.shape
-        qkv = self.qkv(x_BTD).view(B, T, 3, self.num_heads, D // self.num_heads)
-        q_BHTK, k_BHTK, v_BHTK = qkv.permute(2, 0, 3, 1, 4)
-        y_BHTK = F.scaled_dot_product_attention(
-            q_BHTK, k_BHTK, v_BHTK, is_causal=self.causal, dropout_p=self.dropout if self.training else 0.0
-        )
-        return self.out(y_BHTK.transpose(1, 2).reshape(B, T, D))
+Norm = Literal["layer", "rms"]
+NormPosition = Literal["pre", "post"]
+Init = Literal["clip", "gpt2", "bert"]
 
 
 class DropPath(nn.Module):
@@ -75,81 +35,78 @@ class DropPath(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         if not self.training or self.rate == 0.0:
             return x_BTD
+        assert x_BTD.ndim == 3, "flat rows have no samples to drop"
         keep = torch.empty((x_BTD.shape[0], 1, 1), dtype=x_BTD.dtype, device=x_BTD.device).bernoulli_(1 - self.rate)
         return x_BTD * keep / (1 - self.rate)
 
 
-class MLP(nn.Module):
-    """Two linear layers with an activation in between.
-
-    Args:
-        d_model: Width of the tokens.
-        hidden: Width between the layers.
-        activation_name: The non-linearity.
-    """
-
-    def __init__(self, d_model: int, hidden: int, activation_name: Activation) -> None:
-        super().__init__()
-        self.up = nn.Linear(d_model, hidden)
-        self.activation = activation(activation_name)
-        self.down = nn.Linear(hidden, d_model)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down(self.activation(self.up(x_BTD)))
-
-
 class Block(nn.Module):
-    """Pre-norm block: ``x + attention(norm(x))``, then ``x + mlp(norm(x))`` (GPT-2, ViT, CLIP)."""
+    """Attention and MLP, each on a residual branch.
+
+    Pre-norm: ``x + attention(norm(x))``, then ``x + mlp(norm(x))`` (GPT-2, Llama, ViT, CLIP).
+    Post-norm: ``norm(x + attention(x))``, then ``norm(x + mlp(x))`` (BERT).
+    """
 
     def __init__(
         self,
-        d_model: int,
-        num_heads: int,
+        attention: Attention,
+        mlp: MLP,
+        norms: tuple[nn.Module, nn.Module],
         *,
-        mlp_ratio: float,
-        activation_name: Activation,
-        causal: bool,
+        post: bool,
         dropout: float,
         drop_path: float,
-        norm_eps: float,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(d_model, eps=norm_eps)
-        self.attention = Attention(d_model, num_heads, causal=causal, dropout=dropout)
-        self.norm2 = nn.LayerNorm(d_model, eps=norm_eps)
-        self.mlp = MLP(d_model, round(d_model * mlp_ratio), activation_name)
+        self.norm1, norm2 = norms
+        self.attention = attention
+        self.norm2 = norm2
+        self.mlp = mlp
+        self.post = post
         self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path)
 
-    def init_weights(self, num_layers: int) -> None:
-        """Deviations as CLIP's: attention ``d^-0.5``, residual outputs that by ``(2 L)^-0.5``, MLP ``(2 d)^-0.5``."""
-        d_model = self.attention.out.in_features
-        residual_std = d_model**-0.5 * (2 * num_layers) ** -0.5
-        nn.init.normal_(self.attention.qkv.weight, std=d_model**-0.5)
-        nn.init.normal_(self.attention.out.weight, std=residual_std)
-        nn.init.normal_(self.mlp.up.weight, std=(2 * d_model) ** -0.5)
-        nn.init.normal_(self.mlp.down.weight, std=residual_std)
-        for linear in (self.attention.qkv, self.attention.out, self.mlp.up, self.mlp.down):
-            nn.init.zeros_(linear.bias)
+    def forward(
+        self,
+        x: Tensor,
+        layout: Layout | None = None,
+        rotation: Rotation | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """Maps tokens to tokens of the same shape; for the arguments see `Attention.forward`."""
+        if self.post:
+            x = self.norm1(x + self._branch(self.attention(x, layout, rotation, cache)))
+            return self.norm2(x + self._branch(self.mlp(x)))
+        x = x + self._branch(self.attention(self.norm1(x), layout, rotation, cache))
+        return x + self._branch(self.mlp(self.norm2(x)))
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        x_BTD = x_BTD + self.drop_path(self.dropout(self.attention(self.norm1(x_BTD))))
-        return x_BTD + self.drop_path(self.dropout(self.mlp(self.norm2(x_BTD))))
+    def _branch(self, x: Tensor) -> Tensor:
+        return self.drop_path(self.dropout(x))
 
 
 class Transformer(nn.Module):
-    """A stack of pre-norm blocks, without the last norm, which belongs to the model's head.
+    """A stack of blocks. The norm after the last block of a pre-norm stack belongs to the model's head.
 
     Args:
         d_model: Width of the tokens.
         num_layers: Number of blocks.
-        num_heads: Heads of each block; must divide ``d_model``.
+        num_heads: Query heads of each block; must divide ``d_model``.
+        num_kv_heads: Key and value heads; must divide ``num_heads``. None takes ``num_heads``.
         mlp_ratio: Width of the hidden layer of the MLP over ``d_model``.
+        mlp_hidden: The same as a number, in place of the ratio.
         activation: Non-linearity of the MLP.
-        causal: Whether token t sees only tokens 0..t.
-        dropout: Dropout of attention weights and of both residual branches.
+        norm: Layer norm, or root mean square norm (arXiv:1910.07467).
+        norm_position: Before each branch, or after its sum with the residual.
+        norm_eps: Epsilon of the norms.
+        bias: Whether linear layers and layer norms have biases.
+        qk_norm: Whether queries and keys are normalised.
+        rope_theta: Base of a rotary position embedding; None has none.
+        causal: Whether a token sees only itself and the tokens before it.
+        dropout: Dropout of both residual branches.
+        attention_dropout: Dropout of attention weights; None takes ``dropout``.
         drop_path: Stochastic-depth rate of the last block; it grows linearly from 0 at the first.
-        norm_eps: Epsilon of the layer norms.
+        init: Deviations of the initial weights, see `init_weights`.
+        checkpoint: Whether the activations of each block are computed again in the backward pass, not kept.
     """
 
     def __init__(
@@ -158,43 +115,113 @@ class Transformer(nn.Module):
         d_model: int,
         num_layers: int,
         num_heads: int,
+        num_kv_heads: int | None = None,
         mlp_ratio: float = 4.0,
+        mlp_hidden: int | None = None,
         activation: Activation = "gelu",
+        norm: Norm = "layer",
+        norm_position: NormPosition = "pre",
+        norm_eps: float = 1e-5,
+        bias: bool = True,
+        qk_norm: bool = False,
+        rope_theta: float | None = None,
         causal: bool = False,
         dropout: float = 0.0,
+        attention_dropout: float | None = None,
         drop_path: float = 0.0,
-        norm_eps: float = 1e-5,
+        init: Init = "clip",
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         self.d_model = d_model
         self.num_layers = num_layers
-        blocks = [
-            Block(
+        self.num_heads = num_heads
+        self.num_kv_heads = num_kv_heads or num_heads
+        self.head_dim = d_model // num_heads
+        self.rope_theta = rope_theta
+        self.checkpoint = checkpoint
+        blocks = []
+        for layer in range(num_layers):
+            attention = Attention(
                 d_model,
                 num_heads,
-                mlp_ratio=mlp_ratio,
-                activation_name=activation,
+                num_kv_heads=num_kv_heads,
                 causal=causal,
-                dropout=dropout,
-                drop_path=drop_path * layer / max(1, num_layers - 1),
-                norm_eps=norm_eps,
+                bias=bias,
+                dropout=dropout if attention_dropout is None else attention_dropout,
+                qk_norm=qk_norm,
             )
-            for layer in range(num_layers)
-        ]
+            mlp = MLP(d_model, mlp_hidden or round(d_model * mlp_ratio), activation, bias=bias)
+            norms = (make_norm(norm, d_model, norm_eps, bias=bias), make_norm(norm, d_model, norm_eps, bias=bias))
+            rate = drop_path * layer / max(1, num_layers - 1)
+            blocks.append(Block(attention, mlp, norms, post=norm_position == "post", dropout=dropout, drop_path=rate))
         for block in blocks:
-            block.init_weights(num_layers)
+            init_weights(block, init, num_layers)
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Maps tokens ``(B, T, D)`` to tokens ``(B, T, D)``."""
-        for block in self.blocks:
-            x_BTD = block(x_BTD)
-        return x_BTD
+    def forward(
+        self,
+        x: Tensor,
+        layout: Layout | None = None,
+        position: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Maps tokens to tokens of the same shape.
 
-    def flops_per_token(self, num_tokens: int) -> float:
-        """Training FLOPs of one token in a sequence of ``num_tokens``: ``6 N_matmul + 12 L d T`` (PaLM, appendix B).
+        Args:
+            x: Tokens ``(B, T, D)``, or ``(N, D)`` with `Unpadded`.
+            layout: Which tokens see each other; None is all tokens of a row.
+            position: Positions of the tokens for a rotary embedding, ``(B, T)`` or ``(N,)``; None counts from 0.
+            cache: Keys and values of the tokens before.
+        """
+        turn = None
+        if self.rope_theta is not None:
+            position = torch.arange(x.shape[-2], device=x.device) if position is None else position
+            turn = rotation(position, self.head_dim, self.rope_theta)
+        layers = cache.layers if cache is not None else [None] * self.num_layers
+        recompute = self.checkpoint and self.training and torch.is_grad_enabled()
+        for block, layer in zip(self.blocks, layers, strict=True):
+            if recompute:
+                x = checkpointed(block, x, layout, turn, use_reentrant=False)
+            else:
+                x = block(x, layout, turn, layer)
+        return x
+
+    def flops_per_token(self, num_tokens: float) -> float:
+        """Training FLOPs of one token that sees ``num_tokens``: ``6 N_matmul + 12 L d T`` (PaLM, appendix B).
 
         6 = 2 (multiply, add) x 3 (forward, and twice that backward); no discount for causality.
         """
         matmul = sum(p.numel() for p in self.parameters() if p.ndim == 2)
         return 6.0 * matmul + 12.0 * self.num_layers * self.d_model * num_tokens
+
+
+def make_norm(name: Norm, d_model: int, eps: float, *, bias: bool) -> nn.Module:
+    """A norm over the last dimension."""
+    return nn.LayerNorm(d_model, eps=eps, bias=bias) if name == "layer" else nn.RMSNorm(d_model, eps=eps)
+
+
+def init_weights(block: Block, init: Init, num_layers: int) -> None:
+    """Draws the linear weights of a block from normal distributions, and sets their biases to 0.
+
+    ``clip``: attention ``d^-0.5``, residual outputs that by ``(2 L)^-0.5``, MLP ``(2 d)^-0.5`` (Radford et al. 2021).
+    ``gpt2``: 0.02, residual outputs that by ``(2 L)^-0.5`` (Radford et al. 2019). ``bert``: 0.02 (Devlin et al. 2018).
+    """
+    d_model = block.attention.out.in_features
+    inner, up, residual = {
+        "clip": (d_model**-0.5, (2 * d_model) ** -0.5, d_model**-0.5 * (2 * num_layers) ** -0.5),
+        "gpt2": (0.02, 0.02, 0.02 * (2 * num_layers) ** -0.5),
+        "bert": (0.02, 0.02, 0.02),
+    }[init]
+    deviations = [
+        (block.attention.qkv, inner),
+        (block.attention.out, residual),
+        (block.mlp.up, up),
+        (block.mlp.down, residual),
+    ]
+    if block.mlp.gate is not None:
+        deviations.append((block.mlp.gate, up))
+    for linear, std in deviations:
+        nn.init.normal_(linear.weight, std=std)
+        if linear.bias is not None:
+            nn.init.zeros_(linear.bias)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmtrain.nn.transformer import Attention, DropPath, Transformer
+from mmtrain.nn.transformer import DropPath, Transformer
 
 
 def transformer(**options: object) -> Transformer:
@@ -18,14 +18,6 @@ def test_only_a_causal_transformer_hides_later_tokens(causal: bool) -> None:
     changed[:, 3:] = torch.randn(2, 3, 32)
     same = torch.equal(model(x)[:, :3], model(changed)[:, :3])
     assert same == causal
-
-
-def test_attention_is_softmax_of_scaled_products() -> None:
-    torch.manual_seed(0)
-    attention, x = Attention(8, 2), torch.randn(1, 5, 8)
-    q, k, v = (part.view(1, 5, 2, 4).transpose(1, 2) for part in attention.qkv(x).chunk(3, dim=-1))
-    mixed = ((q @ k.mT) / 2).softmax(dim=-1) @ v
-    torch.testing.assert_close(attention(x), attention.out(mixed.transpose(1, 2).reshape(1, 5, 8)))
 
 
 def test_initial_deviations_are_clips() -> None:
@@ -65,6 +57,52 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.equal(model(x), model(x))
 
 
-def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(ValueError, match="d_model=32 must be divisible by num_heads=5"):
-        transformer(num_heads=5)
+def test_post_norm_follows_the_sum() -> None:
+    model, x = transformer(num_layers=1, norm_position="post"), torch.randn(2, 4, 32)
+    (block,) = model.blocks
+    middle = block.norm1(x + block.attention(x))
+    assert torch.equal(model(x), block.norm2(middle + block.mlp(middle)))
+
+
+def test_swiglu_gates_the_hidden_layer() -> None:
+    model, x = transformer(num_layers=1, activation="swiglu", bias=False, mlp_hidden=24), torch.randn(2, 4, 32)
+    mlp = model.blocks[0].mlp
+    expected = (torch.nn.functional.silu(x @ mlp.gate.weight.T) * (x @ mlp.up.weight.T)) @ mlp.down.weight.T
+    torch.testing.assert_close(mlp(x), expected)
+    assert mlp.up.weight.shape == (24, 32)
+    assert not any("bias" in name for name, _ in model.named_parameters())
+
+
+@pytest.mark.parametrize(("init", "residual"), [("bert", 0.02), ("gpt2", 0.02 * 6**-0.5)])
+def test_initial_deviations_of_bert_and_gpt2(init: str, residual: float) -> None:
+    for block in transformer(d_model=128, num_layers=3, num_heads=2, init=init).blocks:
+        for linear in (block.attention.qkv, block.mlp.up):
+            assert linear.weight.std().item() == pytest.approx(0.02, rel=0.03)
+        for linear in (block.attention.out, block.mlp.down):
+            assert linear.weight.std().item() == pytest.approx(residual, rel=0.03)
+
+
+def test_recomputed_activations_give_the_same_gradient_with_dropout() -> None:
+    gradients = []
+    for checkpoint in (False, True):
+        model = transformer(dropout=0.3, checkpoint=checkpoint).train()
+        torch.manual_seed(5)
+        model(torch.ones(2, 4, 32)).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+
+
+def test_recomputing_keeps_fewer_activations() -> None:
+    kept = []
+    for checkpoint in (False, True):
+        model, total = transformer(num_layers=4, checkpoint=checkpoint).train(), 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal total
+            total += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(torch.ones(2, 16, 32))
+        kept.append(total)
+    assert kept[1] < kept[0] / 4
