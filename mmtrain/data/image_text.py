@@ -1,7 +1,8 @@
 """Image-text pairs: what ``conf/data/emoji.yaml`` and ``conf/data/image_text.yaml`` instantiate.
 
-A folder of pairs holds shards with members ``KEY.png`` (or ``.jpg``, ``.jpeg``, ``.webp``), ``KEY.txt`` (the caption)
-and, where there are labels, ``KEY.json`` (``{"label": int, ...}``), and their ``manifest.json``. A zero-shot set also
+A folder of pairs holds shards with members ``KEY.png`` (or ``.jpg``, ``.jpeg``, ``.webp``), ``KEY.txt`` (the caption;
+of an image with several, one a line) and, where there are labels, ``KEY.json`` (``{"label": int, ...}``), and their
+``manifest.json``. Captions may also stand in ``KEY.json``, as ``{"captions": [...]}``. A zero-shot set needs none, and
 holds ``classes.json``: ``{"classes": [a caption for each label], "categories": [a number for each], "category_names":
 [...]}``.
 """
@@ -19,15 +20,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmtrain.data.decode.codec import UInt8Array
 from mmtrain.data.decode.transform import EvalTransform, TrainTransform
 from mmtrain.data.fetch.reader import ShardReader
 from mmtrain.data.loader.loader import EvalLoader, Loader, WorkerKind
-from mmtrain.data.loader.samples import OnFault, Samples, SampleSource
+from mmtrain.data.loader.samples import OnFault
 from mmtrain.data.plan.draw import SampleSeed, Stream
-from mmtrain.data.plan.epoch import EpochPlan
 from mmtrain.data.plan.order import Shuffle
-from mmtrain.data.plan.share import nearest_divisor, require_divisible
+from mmtrain.data.sample_loading import SampleLoading
 from mmtrain.data.shards.build import open_shards
 from mmtrain.data.shards.index import RawSample
 from mmtrain.data.sources import EvalSpec, Source
@@ -57,8 +56,9 @@ class EvalSet:
     Attributes:
         name: Its name, as in ``eval/<name>/top1``.
         task: What is measured on it.
-        loader: Batches as in training, with the captions as they are and ``caption``, their texts; all ranks get the
-            same number.
+        loader: Batches as in training, but for ``captions`` in place of ``text``: a list of texts for each image, of a
+            zero-shot set the class's. All ranks get the same number, and in each step the rows that follow the ones of
+            the rank before.
         classes: Captions of the labels of a zero-shot set.
         categories: Name of each class's category, of a zero-shot set that has categories.
         tokenizer: The data set's tokenizer.
@@ -73,18 +73,22 @@ class EvalSet:
     tokenizer: Tokenizer
     templates: Sequence[str]
 
+    def tokenize(self, captions: Sequence[str]) -> torch.Tensor:
+        """Token ids of captions as they are, int64 ``(captions, context_length)``."""
+        return torch.from_numpy(self.tokenizer(captions))
+
     def prompts(self) -> torch.Tensor:
         """Token ids of every class in every template, int64 ``(classes, templates, context_length)``."""
         assert self.classes is not None, "only a zero-shot set has classes"
         texts = [template.replace("{}", caption) for caption in self.classes for template in self.templates]
-        return torch.from_numpy(self.tokenizer(texts)).view(len(self.classes), len(self.templates), -1)
+        return self.tokenize(texts).view(len(self.classes), len(self.templates), -1)
 
 
 class ImageText:
     """Pairs of images and captions, for training and evaluation.
 
     A batch holds ``image`` uint8 (B, 3, H, W), ``text`` int64 (B, T), ``label`` int64 (B,) with -1 where there is none,
-    ``weight`` float32 (B,) with 0 for filler, and ``key``, a list of B strings.
+    ``weight`` float32 (B,) with 0 for filler, and ``key``, a list of B strings. Of an image's captions one is drawn.
 
     Args:
         root: Folder of the data set: ``train/`` and one folder for each evaluation set.
@@ -161,12 +165,9 @@ class ImageText:
         self.eval_transform = eval_transform
         self.global_batch_size = global_batch_size
         self.micro_batch_size = micro_batch_size
-        self.num_workers = num_workers
-        self.workers = workers
-        self.prefetch = prefetch
         self.templates = list(templates)
         self.order = Order(global_batch_size, seed, lanes, window, shuffle, tail)
-        self.on_fault = on_fault
+        self._loading = SampleLoading(self.order, micro_batch_size, num_workers, workers, prefetch, on_fault)
         self._train: Mapping[str, str | Path] = (
             dict(train) if isinstance(train, Mapping) else {"train": train or self.root / "train"}
         )
@@ -204,19 +205,8 @@ class ImageText:
         Raises:
             ConfigError: The ranks, lanes or micro-batches do not divide the global batch.
         """
-        self._check_micro_batch(world_size)
         encode = _TrainEncode(self.train_transform, self.tokenizer, tuple(self.templates))
-        sources = [SampleSource(reader, encode) for reader in self._training.readers.values()]
-        plan = self._training.plan(self.order, rank, world_size)
-        return Loader(
-            Samples(sources, seed=self.order.seed, on_fault=self.on_fault),
-            plan,
-            num_workers=self.num_workers,
-            workers=self.workers,
-            prefetch=self.prefetch,
-            pin_memory=torch.cuda.is_available(),
-            lookahead=self._training.lookahead(plan),
-        )
+        return self._loading.train(self._training, [encode] * len(self._training.readers), rank, world_size)
 
     def stages(self) -> dict[str, Callable[[RawSample, SampleSeed], object]]:
         """How a training sample is prepared, for `mmtrain doctor`: each stage does all that comes before it, too."""
@@ -239,39 +229,11 @@ class ImageText:
     def _training(self) -> TrainingSet:
         return TrainingSet(self._train, weights=self._weights, filters=self._filters, cache=self._cache)
 
-    def _check_micro_batch(self, world_size: int) -> None:
-        require_divisible(self.global_batch_size, "the number of ranks", world_size)
-        share = self.global_batch_size // world_size
-        if self.micro_batch_size is not None and (self.micro_batch_size < 1 or share % self.micro_batch_size):
-            raise ConfigError(
-                f"micro-batches of {self.micro_batch_size} do not divide a rank's share of {share} samples",
-                where="data.micro_batch_size",
-                mend=f"set data.micro_batch_size={nearest_divisor(share, self.micro_batch_size)}",
-            )
-
     def _eval_set(self, spec: EvalSpec, rank: int, world_size: int) -> EvalSet:
         folder = self.root / spec.name
-        manifest = open_shards(folder)
-        share = self.micro_batch_size or self.global_batch_size // world_size
-        share = min(share, -(-manifest.samples // world_size))  # a small set needs no large filler
-        plan = EpochPlan(
-            manifest.sizes,
-            global_batch_size=share * world_size,
-            rank=rank,
-            world_size=world_size,
-            lanes=1,
-            shuffle="none",
-        )
         classes, categories = _read_classes(folder / "classes.json") if spec.task == "zeroshot" else (None, None)
-        encode = _EvalEncode(self.eval_transform, self.tokenizer, len(classes) if classes is not None else None)
-        loader = EvalLoader(
-            Samples([SampleSource(ShardReader(manifest), encode)], seed=self.order.seed),
-            plan,
-            num_workers=self.num_workers,
-            workers=self.workers,
-            prefetch=self.prefetch,
-            pin_memory=torch.cuda.is_available(),
-        )
+        reader, encode = ShardReader(open_shards(folder)), _EvalEncode(self.eval_transform, classes)
+        loader = self._loading.evaluation(reader, encode, rank, world_size)
         return EvalSet(spec.name, spec.task, loader, classes, categories, self.tokenizer, self.templates)
 
 
@@ -283,27 +245,30 @@ class _TrainEncode:
 
     def __call__(self, raw: RawSample, seed: SampleSeed) -> dict[str, Any]:
         image = self.transform(_image(raw), seed.generator(Stream.IMAGE))
-        draw = seed.generator(Stream.TEXT).random()
-        template = self.templates[int(draw * len(self.templates))]
-        return _sample(raw, image, self.tokenizer, template.replace("{}", _caption(raw)))
+        draws = seed.generator(Stream.TEXT)
+        template = self.templates[int(draws.random() * len(self.templates))]
+        record = _record(raw)
+        captions = _captions(raw, record)
+        caption = captions[int(draws.random() * len(captions))]
+        text = self.tokenizer([template.replace("{}", caption)])[0]
+        return {"image": image, "text": text, "label": _label(record), "key": raw["__key__"]}
 
 
 @dataclass(frozen=True)
 class _EvalEncode:
     transform: EvalTransform
-    tokenizer: Tokenizer
-    num_classes: int | None  # of a zero-shot set
+    classes: list[str] | None  # of a zero-shot set
 
     def __call__(self, raw: RawSample, seed: SampleSeed) -> dict[str, Any]:
-        caption = _caption(raw)
-        sample = _sample(raw, self.transform(_image(raw)), self.tokenizer, caption)
-        if self.num_classes is not None and not 0 <= sample["label"] < self.num_classes:
-            raise ValueError(f"its label {sample['label']} is none of the {self.num_classes} of classes.json")
-        return {**sample, "caption": caption}
-
-
-def _sample(raw: RawSample, image: UInt8Array, tokenizer: Tokenizer, text: str) -> dict[str, Any]:
-    return {"image": image, "text": tokenizer([text])[0], "label": _label(raw), "key": raw["__key__"]}
+        image, record = self.transform(_image(raw)), _record(raw)
+        label = _label(record)
+        if self.classes is None:
+            captions = _captions(raw, record)
+        elif 0 <= label < len(self.classes):
+            captions = [self.classes[label]]
+        else:
+            raise ValueError(f"its label {label} is none of the {len(self.classes)} of classes.json")
+        return {"image": image, "captions": captions, "label": label, "key": raw["__key__"]}
 
 
 def _image(raw: RawSample) -> bytes:
@@ -314,15 +279,29 @@ def _image(raw: RawSample) -> bytes:
     raise ValueError(f"it has none of the members .{', .'.join(_IMAGE_EXTENSIONS)}")
 
 
-def _caption(raw: RawSample) -> str:
-    if "txt" not in raw:
-        raise ValueError("it has no member .txt")
-    text: bytes = raw["txt"]
-    return text.decode()
+def _record(raw: RawSample) -> dict[str, Any]:
+    record = json.loads(raw.get("json", b"{}"))
+    if not isinstance(record, dict):
+        raise ValueError(f"its member .json holds no object: {record!r:.40}")
+    return record
 
 
-def _label(raw: RawSample) -> int:
-    return int(json.loads(raw["json"]).get("label", -1)) if "json" in raw else -1
+def _captions(raw: RawSample, record: Mapping[str, Any]) -> list[str]:
+    if "captions" in record:
+        captions = record["captions"]
+        if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+            raise ValueError(f"its captions are no list of texts: {captions!r:.40}")
+    elif "txt" in raw:
+        captions = raw["txt"].decode().splitlines()
+    else:
+        raise ValueError("it has no member .txt, and no captions in .json")
+    if said := [caption.strip() for caption in captions if caption.strip()]:
+        return said
+    raise ValueError("its caption is empty")
+
+
+def _label(record: Mapping[str, Any]) -> int:
+    return int(record.get("label", -1))
 
 
 def _read_classes(path: Path) -> tuple[list[str], list[str] | None]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mmtrain.data.download import default_cache_dir
 from mmtrain.data.fetch.cache import ShardCache
@@ -15,11 +19,17 @@ from mmtrain.data.fetch.reader import ShardReader
 from mmtrain.data.plan.epoch import EpochPlan, Tail
 from mmtrain.data.plan.mixture import Mixture
 from mmtrain.data.plan.order import Shuffle
+from mmtrain.data.plan.packing import Packing
 from mmtrain.data.plan.share import Plan
-from mmtrain.data.plan.stream import Endless, StreamPlan
+from mmtrain.data.plan.stream import Endless, LaneStream, StreamPlan
 from mmtrain.data.progress import progress_bar
+from mmtrain.data.shards.index import ShardIndex
+from mmtrain.data.shards.manifest import Manifest
 from mmtrain.data.shards.select import Selection
-from mmtrain.errors import ConfigError, did_you_mean
+from mmtrain.errors import ConfigError, DataError, did_you_mean
+
+TOKENS = "num_tokens"
+"""The column of the index that counts a document's tokens."""
 
 TrainTail = Tail | Literal["carry"]
 
@@ -117,19 +127,72 @@ class TrainingSet:
         if order.tail != "carry":
             reason = f"a mixture has no epoch whose end could {order.tail} a batch: each data set has its own"
             raise ConfigError(reason, where="data.tail", mend="set data.tail=carry")
-        streams = [
-            Endless(size, seed=order.seed, lanes=order.lanes, window=order.window, shuffle=order.shuffle, source=source)
-            for source, size in enumerate(sizes)
-        ]
-        if len(streams) == 1:
-            return StreamPlan(streams[0], **slots)
-        weights = self._weights or {name: len(reader) for name, reader in self.readers.items()}
-        return StreamPlan(Mixture(streams, [weights[name] for name in self.readers], seed=order.seed), **slots)
+        streams = [self._endless(order, source) for source in range(len(sizes))]
+        return self._mixed(streams, [len(reader) for reader in self.readers.values()], order, slots)
+
+    def packed_plan(self, order: Order, rank: int, world_size: int, *, row_length: int, rows: int) -> StreamPlan:
+        """The batches of a rank, of rows that are packed from documents; ``global_batch_size`` counts rows.
+
+        Args:
+            order: How the documents are gone through; there is no epoch's end, so ``tail`` is not looked at.
+            rank: The rank.
+            world_size: Number of ranks.
+            row_length: Tokens of a row.
+            rows: Rows that are packed together, as in `Packing`.
+
+        Raises:
+            ConfigError: The batch does not divide, or a setting is out of range.
+            DataError: A data set does not count its tokens, or has none.
+        """
+        streams, tokens = [], []
+        for source, (name, reader) in enumerate(self.readers.items()):
+            totals = token_totals(reader.manifest, name)
+            lengths = partial(token_counts, reader)
+            documents = self._endless(order, source)
+            streams.append(Packing(documents, totals, lengths, row_length=row_length, rows=rows))
+            tokens.append(sum(totals))
+        slots = {"global_batch_size": order.global_batch_size, "rank": rank, "world_size": world_size}
+        return self._mixed(streams, tokens, order, slots)
 
     def lookahead(self, plan: Plan) -> Prefetcher | None:
         """What fetches remote shards ahead of the plan; None where all lie here."""
         readers = list(self.readers.values())
         return Prefetcher(plan, readers) if any(isinstance(reader.store, ShardCache) for reader in readers) else None
+
+    def _endless(self, order: Order, source: int) -> Endless:
+        sizes = list(self.readers.values())[source].sizes
+        return Endless(
+            sizes, seed=order.seed, lanes=order.lanes, window=order.window, shuffle=order.shuffle, source=source
+        )
+
+    def _mixed(
+        self, streams: Sequence[LaneStream], amounts: Sequence[int], order: Order, slots: Mapping[str, int]
+    ) -> StreamPlan:
+        if len(streams) == 1:
+            return StreamPlan(streams[0], **slots)
+        weights = self._weights or dict(zip(self.readers, amounts, strict=True))
+        return StreamPlan(Mixture(streams, [weights[name] for name in self.readers], seed=order.seed), **slots)
+
+
+def token_totals(manifest: Manifest, name: str) -> list[int]:
+    """Tokens of each shard of the data set ``name``.
+
+    Raises:
+        DataError: They were not counted.
+    """
+    for shard in manifest.shards:
+        if TOKENS not in shard.totals:
+            mend = f"python -m mmtrain data index --columns {TOKENS} SHARDS, or pack them: data pack text"
+            reason = f"the tokens of the data set {name!r} were not counted"
+            raise DataError(reason, where=f"{manifest.path}, shard {shard.name}", mend=mend)
+    return [shard.totals[TOKENS] for shard in manifest.shards]
+
+
+def token_counts(reader: ShardReader, shard: int) -> NDArray[np.uint32]:
+    """Tokens of each document of a shard, from its index."""
+    if isinstance(reader.store, ShardCache):
+        return reader.store.index(shard).column(TOKENS)
+    return ShardIndex(reader.manifest.shard_path(shard)).column(TOKENS)
 
 
 def _open(spec: str | Path, filters: Sequence[str], cache: Cache) -> ShardReader:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pairs import SHARD_SIZES, write_data_set, write_tar
+from pairs import SHARD_SIZES, sample, write_data_set, write_tar
 
 from mmtrain.data import EvalTransform, Loader, ShardReader, TrainTransform, build_manifest, load_manifest
 from mmtrain.data.decode.codec import decode
@@ -140,16 +140,16 @@ def test_a_template_without_one_place_for_the_caption_is_refused(root: Path, tem
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_evaluation_counts_every_sample_once_in_equally_many_batches(root: Path, world_size: int) -> None:
     data = image_text(root, global_batch_size=24, templates=["a {}"])
-    ranks = [data.eval_loaders(rank, world_size)["seen"].loader for rank in range(world_size)]
+    ranks = [data.eval_loaders(rank, world_size)["pairs"].loader for rank in range(world_size)]
     assert len({len(loader) for loader in ranks}) == 1
     found = [
-        (key, text(row))
+        (key, captions)
         for loader in ranks
         for batch in loader
-        for key, row, weight in zip(batch["key"], batch["text"], batch["weight"], strict=True)
+        for key, captions, weight in zip(batch["key"], batch["captions"], batch["weight"], strict=True)
         if weight
     ]
-    assert sorted(found) == [(f"{number:05d}", f"picture {number}") for number in range(13)]  # captions as they are
+    assert sorted(found) == [(f"{number:05d}", [f"picture {number}"]) for number in range(13)]  # captions as they are
 
 
 def test_evaluation_keeps_to_the_micro_batch(root: Path) -> None:
@@ -252,6 +252,60 @@ def test_a_pair_without_caption_is_named_and_one_without_label_gets_minus_one(ro
     assert batch["weight"].sum() == 1
 
 
+@pytest.mark.parametrize(
+    ("members", "captions"),
+    [
+        ({"txt": b"a cat\n\n  a pet \n"}, ["a cat", "a pet"]),
+        ({"json": b'{"captions": ["a cat", "a pet"]}'}, ["a cat", "a pet"]),
+        ({"json": b'{"captions": ["a pet"]}', "txt": b"unused"}, ["a pet"]),
+    ],
+)
+def test_an_image_may_have_several_captions(tmp_path: Path, members: dict[str, bytes], captions: list[str]) -> None:
+    for folder in ("train", "pairs"):
+        write_sample(tmp_path / folder, {"jpg": sample(0)["jpg"], **members})
+    data = image_text(tmp_path, eval={"pairs": "retrieval"}, tail="carry", lanes=1)
+    (batch,) = data.eval_loaders(0, 1)["pairs"].loader
+    assert batch["captions"] == [captions]
+    loader = data.train_loader(0, 1)
+    drawn = {text(row) for batch in itertools.islice(loader, 4) for row in batch["text"]}
+    assert drawn == set(captions), "training draws one of them for each epoch"
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ({"txt": b""}, "its caption is empty"),
+        ({"txt": b" \n"}, "its caption is empty"),
+        ({"json": b'{"captions": []}'}, "its caption is empty"),
+        ({"json": b'{"captions": "a cat"}'}, "its captions are no list of texts: 'a cat'"),
+        ({"json": b"[1]"}, "its member .json holds no object"),
+        ({"txt": b"\xff"}, "codec can't decode"),
+    ],
+)
+def test_a_sample_without_a_usable_caption_is_named(tmp_path: Path, members: dict[str, bytes], reason: str) -> None:
+    shard = write_sample(tmp_path / "train", {"jpg": sample(0)["jpg"], **members})
+    with pytest.raises(DataError, match=reason) as caught:
+        next(iter(image_text(tmp_path).train_loader(0, 1)))
+    assert caught.value.where == f"{shard}, key a"
+
+
+def test_a_zero_shot_set_needs_no_captions(tmp_path: Path) -> None:
+    write_sample(tmp_path / "seen", {"jpg": sample(0)["jpg"], "json": b'{"label": 1}'})
+    (tmp_path / "seen" / "classes.json").write_text('{"classes": ["zero", "one"]}')
+    eval_set = image_text(tmp_path, eval={"seen": "zeroshot"}).eval_loaders(0, 1)["seen"]
+    (batch,) = eval_set.loader
+    assert (batch["captions"], batch["label"].tolist()) == ([["one"]], [1])
+    assert [text(row) for row in eval_set.tokenize(["a cat", "b"])] == ["a cat", "b"]
+
+
+def write_sample(folder: Path, members: dict[str, bytes]) -> Path:
+    """A set of one sample, ``a``; its shard."""
+    folder.mkdir()
+    shard = write_tar(folder / "0.tar", [(f"a.{extension}", data) for extension, data in members.items()])
+    build_manifest([shard], folder / "manifest.json")
+    return shard
+
+
 def test_what_workers_get_can_be_pickled(root: Path) -> None:
     """So that it also works where processes start by spawn or forkserver."""
     loader = image_text(root).train_loader(0, 1)
@@ -282,7 +336,8 @@ def test_evaluation_keeps_the_order_of_its_set_and_the_captions(root: Path) -> N
     batches = list(image_text(root, global_batch_size=64).eval_loaders(0, 1)["seen"].loader)
     assert [len(batch["key"]) for batch in batches] == [13]  # no larger than the set
     assert batches[0]["key"] == [f"{number:05d}" for number in range(13)]
-    assert batches[0]["caption"] == [f"picture {number}" for number in range(13)]
+    labels = [number % 5 for number in range(13)]
+    assert batches[0]["captions"] == [[CLASSES["classes"][label]] for label in labels]
     ranks = [image_text(root, global_batch_size=64).eval_loaders(rank, 2)["seen"].loader for rank in range(2)]
     assert [[len(batch["key"]) for batch in loader] for loader in ranks] == [[7], [7]]
 

@@ -10,6 +10,7 @@ _USAGE = """\
 usage: python -m mmtrain data VERB ... [-h]
   prepare NAME           make the shards of a data set that mmtrain knows
   pack images|text ...   make shards of your own files
+  tokenizer INPUT...     train a tokenizer on your texts
   index DIR|PATTERN|URL  index shards, so that they can be trained on
   inspect DIR|PATTERN    counts, sizes and samples of indexed shards; verify them"""
 
@@ -21,7 +22,7 @@ def data(argv: list[str]) -> None:
         UserError: There is no such verb, or it refuses its arguments.
     """
     # A verb's libraries are loaded when it is asked for.
-    verbs = {"prepare": _prepare, "pack": _pack, "index": _index, "inspect": _inspect}
+    verbs = {"prepare": _prepare, "pack": _pack, "tokenizer": _tokenizer, "index": _index, "inspect": _inspect}
     if not argv or argv[0] in ("-h", "--help"):
         Console().print(_USAGE, markup=False, highlight=False, soft_wrap=True)
         return
@@ -40,6 +41,12 @@ def _pack(argv: list[str]) -> None:
     from mmtrain.command.data.pack import pack
 
     pack(argv)
+
+
+def _tokenizer(argv: list[str]) -> None:
+    from mmtrain.command.data.tokenizer import tokenizer
+
+    tokenizer(argv)
 
 
 def _index(argv: list[str]) -> None:

@@ -78,7 +78,7 @@ def _text(argv: list[str]) -> None:
         "python -m mmtrain data pack text", description="Tokenises documents and packs them, a sample a document."
     )
     parser.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help=".jsonl .csv .tsv .txt .parquet; folders")
-    parser.add_argument("--tokenizer", required=True, help="bytes, clip, or a tokenizer.json or its folder")
+    parser.add_argument("--tokenizer", required=True, help="bytes, clip, minilm, or a tokenizer.json or its folder")
     parser.add_argument("--eos-token", help="the token that ends a document; the tokenizer's own")
     parser.add_argument(
         "--append-eos", action=argparse.BooleanOptionalAction, default=True, help="end documents with it"
@@ -88,6 +88,7 @@ def _text(argv: list[str]) -> None:
         "--split-on", choices=("file", "blank-line"), default="file", help="a document of a .txt (file)"
     )
     parser.add_argument("--keep-text", action="store_true", help="store the text beside its ids")
+    parser.add_argument("--sentences", action="store_true", help="store where sentences end, for masked text")
     parser.add_argument("--samples-per-shard", type=int, default=10_000, help="(10000)")
     _add_common(parser)
     arguments = parser.parse_args(argv)
@@ -100,6 +101,7 @@ def _text(argv: list[str]) -> None:
         text_column=arguments.text_column,
         split_on=arguments.split_on,
         keep_text=arguments.keep_text,
+        sentences=arguments.sentences,
         samples_per_shard=arguments.samples_per_shard,
         skip_bad=arguments.skip_bad,
         num_workers=arguments.workers,

@@ -33,7 +33,8 @@ class PackedRows:
 
     A `mmtrain.data.loader.batch.Maker`. A batch holds ``tokens`` int64 (B, T); ``position`` int32 (B, T), which starts
     from 0 with every part of a document; ``document`` int32 (B, T), the number of that part in its row, or -1 where
-    the tokens of a document could not be read; ``weight`` float32 (B,); ``key``, for each row the keys of its parts.
+    the row has no more tokens, or those of a document could not be read; ``weight`` float32 (B,); ``key``, for each row
+    the keys of its parts.
 
     Args:
         sources: The data sets, in the order that numbers them in the plan.
@@ -65,6 +66,8 @@ class PackedRows:
         """Copies each part of a document to its place."""
         assert share.pieces is not None, "the plan does not pack"
         arrays[WEIGHT][:] = share.weight
+        for name, nothing in (("tokens", 0), ("position", 0), ("document", NO_DOCUMENT)):
+            arrays[name][:] = nothing
         keys: list[list[str]] = [[] for _ in range(len(share))]
         faults: list[str] = []
         filled = 0
@@ -85,8 +88,6 @@ class PackedRows:
                 if self.on_fault == "raise":
                     raise
                 faults.append(str(error))
-                arrays["tokens"][row, span] = 0
-                arrays["document"][row, span] = NO_DOCUMENT
             keys[row].append(self.sources[source].reader.key(sample))
             filled = span.stop
         return Rows({"key": keys}, faults)

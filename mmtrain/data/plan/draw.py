@@ -19,6 +19,8 @@ class Stream(enum.IntEnum):
     IMAGE = 1
     TEXT = 2
     MASK = 3
+    PAIR = 4
+    MIX = 5
 
 
 class SampleSeed(NamedTuple):

@@ -166,6 +166,18 @@ def require_divisible(global_batch_size: int, name: str, divisor: int) -> None:
         )
 
 
+def require_micro_batch(global_batch_size: int, world_size: int, micro_batch_size: int | None) -> None:
+    """Raises a `ConfigError` where the ranks do not divide a global batch, or micro-batches a rank's share of it."""
+    require_divisible(global_batch_size, "the number of ranks", world_size)
+    share = global_batch_size // world_size
+    if micro_batch_size is not None and (micro_batch_size < 1 or share % micro_batch_size):
+        raise ConfigError(
+            f"micro-batches of {micro_batch_size} do not divide a rank's share of {share} samples",
+            where="data.micro_batch_size",
+            mend=f"set data.micro_batch_size={nearest_divisor(share, micro_batch_size)}",
+        )
+
+
 def nearest_divisor(number: int, near: int) -> int:
     """The divisor of ``number`` that is nearest to ``near``; the smaller one of two."""
     small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]

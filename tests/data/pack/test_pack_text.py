@@ -7,6 +7,7 @@ import json
 import sys
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 from pack_case import bad_items, digests, samples, write_table
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from mmtrain.data.decode.tokenizer import MEMBER_SHA256, ClipTokenizer
+from mmtrain.data.decode.text_tokenizer import TextTokenizer
+from mmtrain.data.decode.tokenizer import ClipTokenizer
 from mmtrain.data.loader.packed import read_tokens
 from mmtrain.data.pack.documents import Source, plan_shards
 from mmtrain.data.pack.text import pack_text
@@ -138,7 +140,7 @@ def test_clip_gives_the_ids_of_its_tokenizer(tmp_path: Path) -> None:
     assert packed(tmp_path / "1") == [[*ClipTokenizer().encode(text), 49_407] for text in texts]
     assert digests(tmp_path / "1")["text-000001.tar"] == digests(tmp_path / "2")["text-000001.tar"]
     described = json.loads((tmp_path / "1" / "dataset.json").read_text())
-    assert described["tokenizer"] == {"name": "clip", "sha256": MEMBER_SHA256, "vocab_size": 49_408, "eos": 49_407}
+    assert described["tokenizer"] == asdict(TextTokenizer("clip").identity)
 
 
 def test_tokens_are_counted_in_the_index_and_for_the_data_set(tmp_path: Path) -> None:
@@ -290,3 +292,23 @@ def test_planning_takes_memory_for_the_shards_and_not_for_the_documents(suffix: 
     tracemalloc.stop()
     assert shards == 40
     assert peak < 600_000
+
+
+def test_sentences_are_stored_as_the_tokens_up_to_their_ends(tmp_path: Path) -> None:
+    texts = ["Dr. Who met J. S. Bach. Größe! \u201cReally?\u201d Yes.\nIt rained", "One."]
+    path = write_table(tmp_path / "a.jsonl", [{"text": text} for text in texts])
+    pack_text([path], tmp_path / "out", tokenizer="bytes", sentences=True)
+    first, second = samples(tmp_path / "out")
+    ends = np.frombuffer(first["sentences.u32"], "<u4")
+    parts = np.split(read_tokens(first), ends[:-1])
+    assert [bytes(part[part < 256].tolist()).decode() for part in parts] == [
+        "Dr. Who met J. S. Bach.",
+        " Größe!",
+        " \u201cReally?\u201d",
+        " Yes.\n",
+        "It rained",
+    ]
+    assert ends[-1] == len(read_tokens(first)), "the end token belongs to the last sentence"
+    assert np.frombuffer(second["sentences.u32"], "<u4").tolist() == [5]
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["sentences"] is True
+    assert open_shards(tmp_path / "out").shards[0].totals["num_tokens"] == ends[-1] + 5
