@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
@@ -11,6 +14,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from mmtrain import distributed
 
 _INK, _RIGHT, _GREY, _PAPER = (32, 32, 32), (0, 122, 61), (120, 120, 120), (255, 255, 255)
 
@@ -33,9 +38,10 @@ class TakesPictures(Protocol):
 
 @dataclass(frozen=True)
 class _Picture:
+    key: str
     image_CHW: Tensor
     feature_D: Tensor
-    caption: str
+    captions: list[str]
 
 
 class Retrievals(pl.Callback):
@@ -45,7 +51,7 @@ class Retrievals(pl.Callback):
     holds each set's candidate captions when the evaluation ends.
 
     Args:
-        images: Images of each set, taken at even distances from rank 0's part.
+        images: Images of each set, the same in every run on any number of ranks: those whose keys have the least hash.
         top_k: Captions shown for an image, nearest first; the right one is green.
     """
 
@@ -67,23 +73,26 @@ class Retrievals(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keeps every n-th image of the set."""
-        if not trainer.is_global_zero:
-            return
-        size = len(batch["image"])
-        stride = max(1, int(trainer.num_val_batches[dataloader_idx]) * size // self.images)
-        kept = self._pictures.setdefault(dataloader_idx, [])
-        for index in range(size):
-            if (batch_idx * size + index) % stride == 0 and batch["weight"][index] > 0 and len(kept) < self.images:
-                kept.append(_Picture(batch["image"][index].cpu(), outputs[index], batch["caption"][index]))
+        """Keeps the images that may be among the chosen ones."""
+        kept = {picture.key: picture for picture in self._pictures.get(dataloader_idx, [])}
+        row_of = {key: row for row, key in enumerate(batch["key"]) if batch["weight"][row] > 0}
+        chosen = self._choose([*kept, *row_of])
+        for key in chosen:
+            if key not in kept:
+                row = row_of[key]
+                image, feature = (column[row].cpu().clone() for column in (batch["image"], outputs))
+                kept[key] = _Picture(key, image, feature, batch["captions"][row])
+        self._pictures[dataloader_idx] = [kept[key] for key in chosen]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draws and logs."""
-        if not trainer.is_global_zero or trainer.sanity_checking:
+        if trainer.sanity_checking:
             return
         encoded: dict[str, Ranked] = pl_module.encoded  # type: ignore[assignment]
         for index, (name, ranked) in enumerate(encoded.items()):
-            pictures = self._pictures.get(index, [])
+            pictures = self._of_all_ranks(self._pictures.get(index, []))
+            if not trainer.is_global_zero:
+                continue
             found = [_nearest(picture, ranked, self.top_k) for picture in pictures]
             columns, rows = _table(pictures, found, self.top_k)
             grid = draw_grid(pictures, found)
@@ -92,9 +101,20 @@ class Retrievals(pl.Callback):
                     logger.log_table(f"retrievals/{name}/table", columns, rows, trainer.global_step)
                     logger.log_image(f"retrievals/{name}", grid, trainer.global_step)
 
+    def _choose(self, keys: Iterable[str]) -> list[str]:
+        return sorted(set(keys), key=lambda key: hashlib.sha256(key.encode()).digest())[: self.images]
+
+    def _of_all_ranks(self, pictures: list[_Picture]) -> list[_Picture]:
+        """The chosen pictures, in their order; ranks send those alone."""
+        keys = distributed.all_gather_object([picture.key for picture in pictures])
+        chosen = self._choose(chain.from_iterable(keys))
+        sent = distributed.all_gather_object([picture for picture in pictures if picture.key in chosen])
+        by_key = {picture.key: picture for picture in chain.from_iterable(sent)}
+        return [by_key[key] for key in chosen]
+
 
 def _nearest(picture: _Picture, ranked: Ranked, top_k: int) -> list[tuple[str, float]]:
-    cosine, index = torch.topk(ranked.caption_CD @ picture.feature_D, min(top_k, len(ranked.captions)))
+    cosine, index = torch.topk(ranked.caption_CD.cpu() @ picture.feature_D, min(top_k, len(ranked.captions)))
     return [(ranked.captions[i], c) for c, i in zip(cosine.tolist(), index.tolist(), strict=True)]
 
 
@@ -102,7 +122,7 @@ def _table(
     pictures: list[_Picture], found: list[list[tuple[str, float]]], top_k: int
 ) -> tuple[list[str], list[list[str | float]]]:
     columns = ["caption", *(f"{column} {k + 1}" for k in range(top_k) for column in ("nearest", "cosine"))]
-    rows = [[p.caption, *(cell for pair in near for cell in pair)] for p, near in zip(pictures, found, strict=True)]
+    rows = [[p.captions[0], *(cell for pair in near for cell in pair)] for p, near in zip(pictures, found, strict=True)]
     return columns, rows
 
 
@@ -130,9 +150,9 @@ def draw_grid(
         array = picture.image_CHW.permute(1, 2, 0).numpy()
         grid.paste(Image.fromarray(array).resize((side, side), Image.Resampling.BICUBIC), (left, top))
         left += side + 8
-        draw.text((left, top), _fit(draw, picture.caption, font, width - side - 24), fill=_GREY, font=font)
+        draw.text((left, top), _fit(draw, picture.captions[0], font, width - side - 24), fill=_GREY, font=font)
         for row, (caption, cosine) in enumerate(near, start=1):
-            ink = _RIGHT if caption == picture.caption else _INK
+            ink = _RIGHT if caption in picture.captions else _INK
             text = _fit(draw, f"{cosine:.2f}  {caption}", font, width - side - 24)
             draw.text((left, top + 20 * row), text, fill=ink, font=font)
     return np.asarray(grid)

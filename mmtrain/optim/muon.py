@@ -6,13 +6,14 @@ Jordan et al. 2024 (kellerjordan.github.io/posts/muon); scale and decay as in Li
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmtrain.errors import ConfigError
 from mmtrain.optim.adamw import AdamW
 
 # Quintic whose iteration drives singular values to about 1 fastest (Jordan et al. 2024).
@@ -28,20 +29,47 @@ class Muon:
             serves both.
         momentum: Decay of the running mean of the gradient (Nesterov).
         weight_decay: Decoupled decay of the hidden matrices.
+        split_qkv: Whether the projections to queries, keys and values, which are one matrix for speed, are three to
+            Muon, as in nanochat and in arXiv:2502.16982. Made orthogonal as one, the three share the directions of the
+            input: what one of them uses fully, the others get no part of.
+
+    Raises:
+        ConfigError: ``rest`` has a ``layer_decay``, which the hidden matrices would not follow.
     """
 
-    def __init__(self, *, lr: float, rest: AdamW, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        lr: float,
+        rest: AdamW,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        split_qkv: bool = False,
+    ) -> None:
+        if rest.layer_decay is not None:
+            raise ConfigError(
+                f"layer_decay={rest.layer_decay} under Muon would spare the blocks' matrices",
+                where="optim.rest",
+                mend="set it to null, or fine-tune with optim=adamw",
+            )
         self.lr = lr
         self.rest = rest
         self.schedule = rest.schedule
         self.momentum = momentum
         self.weight_decay = weight_decay
+        self.split_qkv = split_qkv
 
     def build(self, model: nn.Module) -> Optimizer:
         """The optimizer of the trainable parameters of ``model``."""
         hidden = hidden_matrices(model)
         chosen = {id(p) for p in hidden}
-        muon = OrthogonalMomentum(hidden, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        muon = OrthogonalMomentum(
+            hidden,
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            rows=fused_rows(model) if self.split_qkv else {},
+        )
         rest = self.rest.over(p for p in model.parameters() if p.requires_grad and id(p) not in chosen)
         return Combined([muon, rest])
 
@@ -56,6 +84,20 @@ def hidden_matrices(model: nn.Module) -> list[Tensor]:
     return [weight for weight in {module.weight: None for module in linear} if weight.requires_grad]
 
 
+@runtime_checkable
+class FusesProjections(Protocol):
+    """An attention module whose linear layer ``qkv`` is several matrices, one above the other."""
+
+    qkv_sizes: tuple[int, ...]
+    """Rows of each of the matrices."""
+
+
+def fused_rows(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
+    """The weights that are several matrices, and the rows of each of these."""
+    fused = (module for module in model.modules() if isinstance(module, FusesProjections))
+    return {module.get_parameter("qkv.weight"): module.qkv_sizes for module in fused}
+
+
 class OrthogonalMomentum(Optimizer):
     """Muon's update of matrices: ``w -= lr 0.2 sqrt(max(rows, columns)) orthogonal(momentum)``.
 
@@ -68,11 +110,24 @@ class OrthogonalMomentum(Optimizer):
         lr: Learning rate.
         momentum: Decay of the running mean of the gradient (Nesterov).
         weight_decay: Decoupled decay.
+        rows: Parameters that are several matrices, one above the other, and the rows of each of these.
+
+    Attributes:
+        found_inf: As of PyTorch's fused optimizers: where this scalar is 1, a step changes nothing.
     """
 
+    found_inf: Tensor | None = None
+
     def __init__(
-        self, parameters: Iterable[Tensor], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        parameters: Iterable[Tensor],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        rows: Mapping[Tensor, tuple[int, ...]] | None = None,
     ) -> None:
+        self.rows = dict(rows or {})
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -80,22 +135,30 @@ class OrthogonalMomentum(Optimizer):
         """Updates every matrix that has a gradient."""
         assert closure is None, "Combined evaluates the closure"
         for group in self.param_groups:
-            by_shape: dict[tuple[int, ...], list[Tensor]] = {}
+            by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    by_shape.setdefault(tuple(parameter.shape), []).append(parameter)
-            for (rows, columns), matrices in by_shape.items():
-                directions = torch.stack([self._direction(matrix, group["momentum"]) for matrix in matrices])
-                scale = 0.2 * math.sqrt(max(rows, columns))
-                for matrix, update in zip(matrices, orthogonal(directions), strict=True):
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                    matrix.add_(update.to(matrix.dtype), alpha=-group["lr"] * scale)
+                    rows = self.rows.get(parameter, (len(parameter),))
+                    direction = self._direction(parameter, group["momentum"])
+                    for matrix, part in zip(parameter.split(rows), direction.split(rows), strict=True):
+                        by_shape.setdefault(tuple(matrix.shape), []).append((matrix, part))
+            for shape, pairs in by_shape.items():
+                matrices, directions = zip(*pairs, strict=True)
+                scale = 0.2 * math.sqrt(max(shape))
+                for matrix, update in zip(matrices, orthogonal(torch.stack(directions)), strict=True):
+                    new = matrix * (1 - group["lr"] * group["weight_decay"])
+                    new.add_(update.to(matrix.dtype), alpha=-group["lr"] * scale)
+                    self._assign(matrix, new)
 
     def _direction(self, matrix: Tensor, momentum: float) -> Tensor:
         assert matrix.grad is not None
         mean: Tensor = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
-        mean.lerp_(matrix.grad, 1 - momentum)
+        self._assign(mean, mean.lerp(matrix.grad, 1 - momentum))
         return matrix.grad.lerp(mean, momentum)
+
+    def _assign(self, target: Tensor, new: Tensor) -> None:
+        # Not a product with 0: what is not finite would stay so.
+        target.copy_(new if self.found_inf is None else torch.where(self.found_inf > 0, target, new))
 
 
 def orthogonal(matrices_NRC: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
@@ -121,7 +184,13 @@ def orthogonal(matrices_NRC: Tensor, steps: int = 5, eps: float = 1e-7) -> Tenso
 
 
 class Combined(Optimizer):
-    """Several optimizers that step, are scheduled, saved and restored as one: they share its groups and its state."""
+    """Several optimizers that step, are scheduled, saved and restored as one: they share its groups and its state.
+
+    Attributes:
+        found_inf: As of PyTorch's fused optimizers: where this scalar is 1, a step changes nothing.
+    """
+
+    found_inf: Tensor | None = None
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], {})
@@ -146,5 +215,7 @@ class Combined(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for optimizer in self.optimizers:
+            if self.found_inf is not None:
+                optimizer.found_inf = self.found_inf  # type: ignore[attr-defined]
             optimizer.step()
         return loss

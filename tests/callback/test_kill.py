@@ -58,9 +58,14 @@ def final_checkpoint(directory: Path) -> dict[str, Any]:
     return checkpoint
 
 
+PLAIN: dict[str, Any] = {}
+GUARDED = {"guard": {"spike_factor": 3.0, "window": 8}, "ema": {"decay": 0.9}, "module": {"poisoned": [5, 17, 30]}}
+
+
 @pytest.mark.slow
-def test_resume_is_bit_exact_after_three_kills(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"max_steps": 41, "steps_per_epoch": 7, "eval_every": 5, "save_every": 3}
+@pytest.mark.parametrize("more", [PLAIN, GUARDED], ids=["plain", "guarded"])
+def test_resume_is_bit_exact_after_three_kills(tmp_path: Path, more: dict[str, Any]) -> None:
+    options: dict[str, Any] = {"max_steps": 41, "steps_per_epoch": 7, "eval_every": 5, "save_every": 3, **more}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(whole, **options)
 

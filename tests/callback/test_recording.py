@@ -35,7 +35,10 @@ def test_rows_hold_what_the_step_returned_and_was_made_with(tmp_path: Path) -> N
     assert list(evaluation) == [3, 6] and "eval/seen/mean" in evaluation[3]
 
 
-def test_nothing_is_read_off_the_device_between_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("guarded", [False, True])
+def test_nothing_is_read_off_the_device_between_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guarded: bool
+) -> None:
     reads: list[str] = []
 
     def watch(name: str) -> None:
@@ -51,9 +54,11 @@ def test_nothing_is_read_off_the_device_between_rows(tmp_path: Path, monkeypatch
 
     for name in ("item", "tolist", "__float__", "__int__", "__bool__", "cpu", "numpy"):
         watch(name)
-    train(tmp_path, max_steps=6, eval_every=None, save_every=None)
+    guards: dict[str, Any] = {"guard": {"spike_factor": 9.0}, "ema": {}, "module": {"fused": True}} if guarded else {}
+    train(tmp_path, max_steps=6, eval_every=None, save_every=None, **guards)
     # Rows after steps 1, 2, 4 and 6.
-    assert reads == ["recorder.tolist"] * 4
+    row, saved = (["recorder.tolist", "guard.tolist"], ["guard.cpu"] * 2) if guarded else (["recorder.tolist"], [])
+    assert reads == row * 4 + saved
 
 
 def test_the_gradient_norm_is_that_of_all_gradients_together() -> None:
@@ -101,12 +106,13 @@ def test_throughput_counts_steps_and_waiting_and_leaves_pauses_out(monkeypatch: 
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     trainer: Any = SimpleNamespace(strategy=strategy, log_every_n_steps=4, max_steps=99, global_step=0, world_size=1)
     callback, module = Throughput(32), ToyModule()
+    texts = {"length": torch.tensor([5, 6, 9]), "weight": torch.tensor([1.0, 1.0, 0.0])}
     for step in range(1, 10):
         now[0] += 1.0  # waits for data
         callback.on_train_batch_start(trainer, module, None, 0)
         now[0] += 3.0  # computes
         trainer.global_step = step
-        callback.on_train_batch_end(trainer, module, None, {"num_tokens": torch.tensor([5, 6])}, 0)
+        callback.on_train_batch_end(trainer, module, None, texts, 0)
         if step == 6:
             callback.on_validation_start(trainer, module)
             now[0] += 100.0
@@ -124,10 +130,18 @@ def test_throughput_counts_steps_and_waiting_and_leaves_pauses_out(monkeypatch: 
 
 def test_mfu_is_recorded_where_the_peak_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert peak_flops(torch.device("cpu")) is None
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
-    assert peak_flops(torch.device("cuda", 0)) == 989e12
+    names = {
+        "NVIDIA H100 80GB HBM3": 989e12,
+        "NVIDIA H100 PCIe": 756e12,
+        "NVIDIA A100-SXM4-80GB": 312e12,
+        "Other": None,
+    }
+    for name, peak in names.items():
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        assert peak_flops(torch.device("cuda", 0)) == peak
     monkeypatch.setattr("mmtrain.callback.throughput.peak_flops", lambda device: 1e12)
     monkeypatch.setattr(ToyModule, "flops_per_sample", 1e9, raising=False)
     train(tmp_path, max_steps=4)
     row = next(row for row in read_rows(tmp_path / "metrics.jsonl") if "throughput/mfu" in row)
-    assert row["throughput/mfu"] == pytest.approx(1e9 * row["throughput/samples_per_second"] / 1e12)
+    assert row["throughput/tflops_per_device"] == pytest.approx(1e9 * row["throughput/samples_per_second"] / 1e12)
+    assert row["throughput/mfu"] == pytest.approx(row["throughput/tflops_per_device"])

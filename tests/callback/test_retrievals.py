@@ -9,14 +9,16 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from gloo_ranks import RunRanks
 
+from mmtrain import distributed
 from mmtrain.callback.retrievals import Retrievals, _Picture, draw_grid
 
 GREEN = (0, 122, 61)
 
 
 def picture(caption: str, value: int = 200) -> _Picture:
-    return _Picture(torch.full((3, 32, 32), value, dtype=torch.uint8), torch.zeros(4), caption)
+    return _Picture("key", torch.full((3, 32, 32), value, dtype=torch.uint8), torch.zeros(4), [caption])
 
 
 def ink_rows(grid: np.ndarray, colour: tuple[int, int, int]) -> set[int]:
@@ -67,56 +69,75 @@ class Log:
         self.images[key] = (step, image.shape)
 
 
-def evaluate(callback: Retrievals, batches: int, size: int, *, is_global_zero: bool = True) -> Log:
-    """An evaluation of ``batches`` of ``size`` images, each nearest to its own caption; the last image is filler."""
+def evaluate(callback: Retrievals, batches: int, size: int) -> Log:
+    """An evaluation of ``batches`` of ``size`` images, each nearest to its own captions; the last image is filler.
+
+    Rank r of W takes the r-th part of every batch.
+    """
     log, total = Log(), batches * size
-    captions = [f"caption {number}" for number in range(total - 1)]
     features = torch.eye(total)[:, : total - 1]
-    ranked = SimpleNamespace(caption_CD=torch.eye(total - 1), captions=captions)
+    ranked = SimpleNamespace(caption_CD=torch.eye(total - 1), captions=[f"caption {n}" for n in range(total - 1)])
     trainer: Any = SimpleNamespace(
-        is_global_zero=is_global_zero,
-        sanity_checking=False,
-        num_val_batches=[batches],
-        loggers=[object(), log],
-        global_step=7,
+        is_global_zero=distributed.rank() == 0, sanity_checking=False, loggers=[object(), log], global_step=7
     )
     module: Any = pl.LightningModule()
     module.encoded = {"new_style": ranked}
     callback.on_validation_epoch_start(trainer, module)
     for index in range(batches):
-        numbers = range(index * size, (index + 1) * size)
+        share = size // distributed.world_size()
+        first = index * size + distributed.rank() * share
+        numbers = range(first, first + share)
         batch = {
-            "image": torch.zeros(size, 3, 8, 8, dtype=torch.uint8),
+            "image": torch.stack([torch.full((3, 8, 8), number, dtype=torch.uint8) for number in numbers]),
             "weight": torch.tensor([float(number < total - 1) for number in numbers]),
-            "caption": [f"caption {number}" for number in numbers],
+            "captions": [[f"caption {number}", "another"] for number in numbers],
+            "key": [str(number) for number in numbers],
         }
         callback.on_validation_batch_end(trainer, module, features[list(numbers)], batch, index)
     callback.on_validation_end(trainer, module)
     return log
 
 
-def test_images_are_taken_at_even_distances_and_each_with_its_nearest_captions() -> None:
-    step, columns, rows = evaluate(Retrievals(images=4, top_k=2), batches=4, size=6).tables[
-        "retrievals/new_style/table"
-    ]
+def shown(log: Log) -> list[str]:
+    return [row[0] for row in log.tables["retrievals/new_style/table"][2]]
+
+
+def test_each_image_stands_with_its_nearest_captions() -> None:
+    log = evaluate(Retrievals(images=4, top_k=2), batches=4, size=6)
+    step, columns, rows = log.tables["retrievals/new_style/table"]
     assert step == 7
     assert columns == ["caption", "nearest 1", "cosine 1", "nearest 2", "cosine 2"]
-    assert [row[0] for row in rows] == ["caption 0", "caption 6", "caption 12", "caption 18"]
+    assert len(rows) == 4
     assert all(row[1] == row[0] and row[2] == 1.0 and row[3] != row[0] and row[4] == 0.0 for row in rows)
+
+
+def shown_in_a_rank(batches: int, size: int) -> list[str] | None:
+    log = evaluate(Retrievals(images=5), batches, size)
+    return shown(log) if log.tables else None
+
+
+def test_any_number_of_ranks_and_any_batch_show_the_same_images(run_ranks: RunRanks) -> None:
+    expected = shown_in_a_rank(4, 6)
+    assert expected is not None
+    assert len(set(expected)) == 5
+    assert shown_in_a_rank(2, 12) == expected
+    assert run_ranks(2, shown_in_a_rank, 4, 6) == [expected, None], "the first rank draws, the others do not"
 
 
 def test_filler_is_not_shown() -> None:
     log = evaluate(Retrievals(images=99), batches=2, size=3)
-    assert [row[0] for row in log.tables["retrievals/new_style/table"][2]] == [f"caption {n}" for n in range(5)]
+    assert sorted(shown(log)) == [f"caption {n}" for n in range(5)]
     assert log.images["retrievals/new_style"] == (7, (224, 1320, 3))
 
 
 def test_a_second_evaluation_has_no_pictures_of_the_first() -> None:
     callback = Retrievals(images=3)
     evaluate(callback, batches=2, size=3)
-    assert len(evaluate(callback, batches=1, size=3).tables["retrievals/new_style/table"][2]) == 2
+    assert len(shown(evaluate(callback, batches=1, size=3))) == 2
 
 
-def test_other_ranks_draw_nothing() -> None:
-    log = evaluate(Retrievals(), batches=1, size=3, is_global_zero=False)
-    assert (log.tables, log.images) == ({}, {})
+def test_every_caption_of_an_image_is_right() -> None:
+    several = picture("red circle")
+    several.captions.append("round thing")
+    found = [("round thing", 0.9), ("blue square", 0.5), ("red circle", 0.1)]
+    assert ink_rows(draw_grid([several], [found]), GREEN) == {1, 3}

@@ -12,6 +12,8 @@ from lightning.pytorch.callbacks import Checkpoint as RunsLast
 from toy_run import ToyData, ToyModule, differences, quiet, rows_of, trainer_of
 
 from mmtrain.callback.checkpoint import Checkpoint
+from mmtrain.callback.ema import Ema
+from mmtrain.callback.guard import Guard
 from mmtrain.run.datamodule import DataModule
 
 MAX_STEPS = 14
@@ -31,15 +33,16 @@ class SaveEverywhere(RunsLast):
         return super().__getattribute__(name)
 
 
-def fit(directory: Path, eval_every: int | None, checkpoint: Path | None = None) -> ToyModule:
+def fit(directory: Path, eval_every: int | None, checkpoint: Path | None = None, guarded: bool = False) -> ToyModule:
     quiet()
     step = int(checkpoint.stem.split(".")[1]) if checkpoint else 0
-    module = ToyModule()
+    module = ToyModule(poisoned=(3, 9) if guarded else (), fused=guarded)
+    guards = [Guard(spike_factor=3.0, window=4), Ema(decay=0.8)] if guarded else []
     trainer = trainer_of(
         directory,
         max_steps=MAX_STEPS,
         eval_every=eval_every,
-        callbacks=[Checkpoint(), SaveEverywhere()],
+        callbacks=[*guards, Checkpoint(), SaveEverywhere()],
         resume_step=step,
         log_every=1,
     )
@@ -82,3 +85,18 @@ def test_a_validation_between_step_and_kill_is_not_lost(tmp_path: Path) -> None:
     fit(tmp_path / "whole", 3)
     resumed = fit(tmp_path / "resumed", 3, tmp_path / "whole" / "on_train_batch_end.3.ckpt")
     assert resumed.validated[0] == 3
+
+
+def test_resume_is_bit_exact_with_skipped_steps_and_averaged_weights(tmp_path: Path) -> None:
+    fit(tmp_path / "whole", 3, guarded=True)
+    for point in sorted((tmp_path / "whole").glob("on_train_batch_end.*.ckpt")):
+        step = int(point.stem.split(".")[1])
+        if step == MAX_STEPS:
+            continue
+        fit(tmp_path / point.stem, 3, point, guarded=True)
+        name = f"on_train_end.{MAX_STEPS}.ckpt"
+        a, b = (torch.load(folder / name, weights_only=True) for folder in (tmp_path / "whole", tmp_path / point.stem))
+        assert a["callbacks"]["Guard"]["counts"][0] >= 2
+        assert not differences(a, b), point.name
+        rows = [row for row in rows_of(tmp_path / "whole") if row["step"] > step]
+        assert [row for row in rows_of(tmp_path / point.stem) if row["step"] > step] == rows, point.name

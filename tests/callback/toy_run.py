@@ -6,7 +6,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from mmtrain.callback.checkpoint import Checkpoint
 from mmtrain.callback.checkpoint_io import AtomicCheckpointIO, latest_checkpoint, read_record
+from mmtrain.callback.ema import Ema
+from mmtrain.callback.guard import Guard
 from mmtrain.callback.preemption import Preemption
 from mmtrain.callback.recorder import Recorder
 from mmtrain.callback.rng import StepSeed
@@ -87,11 +89,21 @@ class ToyData:
 
 
 class ToyModule(pl.LightningModule):
-    def __init__(self, seconds_per_step: float = 0.0) -> None:
+    """A net with dropout; the loss of ``poisoned`` steps (from 1) is multiplied by ``poison`` on the last rank."""
+
+    def __init__(
+        self,
+        seconds_per_step: float = 0.0,
+        poisoned: Sequence[int] = (),
+        poison: float = float("nan"),
+        fused: bool = False,
+    ) -> None:
         super().__init__()
         torch.manual_seed(7)
         self.net = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 1))
         self.seconds_per_step = seconds_per_step
+        self.poisoned, self.poison = poisoned, poison
+        self.fused = fused
         self.seen: list[str] = []
         self.validated: list[int] = []
 
@@ -99,6 +111,8 @@ class ToyModule(pl.LightningModule):
         time.sleep(self.seconds_per_step)
         self.seen.append(batch["key"])
         loss = self.net(batch["x"]).square().mean()
+        if self.global_step + 1 in self.poisoned and self.trainer.global_rank == self.trainer.world_size - 1:
+            loss = loss * self.poison
         return {"loss": loss, "double": 2 * loss.detach()}
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -110,7 +124,7 @@ class ToyModule(pl.LightningModule):
         self.validated.append(self.global_step)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=0.1)
+        optimizer = torch.optim.AdamW(self.parameters(), lr=0.1, fused=self.fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -164,6 +178,9 @@ def train(
     save_every: int | None = 2,
     seconds_per_step: float = 0.0,
     wandb: bool = False,
+    module: Mapping[str, Any] | None = None,
+    guard: Mapping[str, Any] | None = None,
+    ema: Mapping[str, Any] | None = None,
     extra: Sequence[pl.Callback] = (),
     **trainer: Any,
 ) -> tuple[ToyModule, pl.Trainer]:
@@ -172,8 +189,10 @@ def train(
     run = open_run(directory, {"max_steps": max_steps, "eval_every": eval_every})
     checkpoint = latest_checkpoint(run.checkpoints)
     record = read_record(checkpoint) if checkpoint else None
-    module = ToyModule(seconds_per_step)
-    callbacks = [*extra, Preemption(every_n_steps=2), Checkpoint(every_n_steps=save_every, keep_last=2)]
+    toy = ToyModule(seconds_per_step, **(module or {}))
+    chosen: list[pl.Callback] = [*extra] if guard is None else [Guard(**guard), *extra]
+    chosen = chosen if ema is None else [Ema(**ema), *chosen]
+    callbacks = [*chosen, Preemption(every_n_steps=2), Checkpoint(every_n_steps=save_every, keep_last=2)]
     fitter = trainer_of(
         directory,
         max_steps=max_steps,
@@ -183,9 +202,9 @@ def train(
         wandb=wandb,
         **trainer,
     )
-    fitter.fit(module, datamodule=DataModule(ToyData(steps_per_epoch)), ckpt_path=checkpoint)
+    fitter.fit(toy, datamodule=DataModule(ToyData(steps_per_epoch)), ckpt_path=checkpoint)
     run.close()
-    return module, fitter
+    return toy, fitter
 
 
 def rows_of(directory: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ from optim_toys import adamw, set_gradients, small_clip
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from mmtrain.optim.muon import Muon, OrthogonalMomentum, hidden_matrices, orthogonal
+from mmtrain.nn.transformer import Transformer
+from mmtrain.optim.muon import Muon, OrthogonalMomentum, fused_rows, hidden_matrices, orthogonal
 
 
 def muon() -> Muon:
@@ -71,6 +72,39 @@ def test_muon_takes_the_matrices_of_blocks_and_nothing_else() -> None:
     assert [names[id(parameter)] for parameter in groups[0]["params"]] == expected
     every = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(every) == sorted(names), "each parameter is in one group"
+
+
+def test_split_projections_are_updated_as_matrices_of_their_own() -> None:
+    """With grouped queries, too, where keys and values have fewer rows than queries."""
+    transformer = Transformer(d_model=16, num_layers=2, num_heads=4, num_kv_heads=2)
+    weights = [block.attention.qkv.weight for block in transformer.blocks]
+    assert fused_rows(transformer) == dict.fromkeys(weights, (16, 8, 8))
+    separate = [nn.Parameter(part.detach().clone()) for weight in weights for part in weight.split((16, 8, 8))]
+    options = {"lr": 2e-2, "momentum": 0.95, "weight_decay": 0.1}
+    optimizer = OrthogonalMomentum(weights, **options, rows=fused_rows(transformer))
+    reference = OrthogonalMomentum(separate, **options)
+    fused = [nn.Parameter(weight.detach().clone()) for weight in weights]
+    unsplit = OrthogonalMomentum(fused, **options)
+    for _ in range(3):
+        for index, weight in enumerate(weights):
+            weight.grad = torch.randn_like(weight)
+            fused[index].grad = weight.grad.clone()
+            for part, gradient in zip(separate[3 * index : 3 * index + 3], weight.grad.split((16, 8, 8)), strict=True):
+                part.grad = gradient.clone()
+        for each in (optimizer, reference, unsplit):
+            each.step()
+    for index, weight in enumerate(weights):
+        torch.testing.assert_close(weight, torch.cat(separate[3 * index : 3 * index + 3]), atol=1e-6, rtol=1e-6)
+        assert (weight - fused[index]).norm() > 1e-2
+
+
+def test_the_recipe_splits_where_it_is_told_to() -> None:
+    split, whole = small_clip(), small_clip()
+    for model, flag in ((split, True), (whole, False)):
+        set_gradients(model, 0)
+        Muon(lr=2e-2, rest=adamw(), split_qkv=flag).build(model).step()
+    differ = {name for (name, p), q in zip(split.named_parameters(), whole.parameters(), strict=True) if not p.equal(q)}
+    assert differ == {f"{tower}.transformer.blocks.0.attention.qkv.weight" for tower in ("image", "text")}
 
 
 def test_both_optimizers_step() -> None:
