@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from mmtrain.errors import ConfigError
-from mmtrain.nn.transformer import Activation, Transformer
+from mmtrain.nn.mlp import Activation
+from mmtrain.nn.transformer import Transformer
 
 
 class TextTransformer(nn.Module):
@@ -22,6 +23,7 @@ class TextTransformer(nn.Module):
         activation: Non-linearity of the MLP.
         dropout: Dropout in the blocks.
         norm_eps: Epsilon of the layer norms.
+        pretrained: Where the weights of a new run come from: a run directory or a Hugging Face folder.
     """
 
     def __init__(
@@ -36,8 +38,10 @@ class TextTransformer(nn.Module):
         activation: Activation = "gelu",
         dropout: float = 0.0,
         norm_eps: float = 1e-5,
+        pretrained: str | None = None,
     ) -> None:
         super().__init__()
+        self.pretrained = pretrained
         self.vocab_size = vocab_size
         self.context_length = context_length
         self.d_model = d_model

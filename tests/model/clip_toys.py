@@ -14,14 +14,17 @@ from mmtrain.model.vit import ViT
 VOCAB, END = 100, 99
 
 
-def toy_clip(*, seed: int = 0, image: dict[str, Any] | None = None, **both: Any) -> CLIP:
-    """``both`` goes to both towers, ``image`` to the image tower."""
+def toy_clip(
+    *, seed: int = 0, image: dict[str, Any] | None = None, model: dict[str, Any] | None = None, **both: Any
+) -> CLIP:
+    """``both`` goes to both towers, ``image`` to the image tower, ``model`` to what joins them."""
     torch.manual_seed(seed)
     towers = {"d_model": 32, "num_layers": 2, "num_heads": 4, "mlp_ratio": 2.0, **both}
     return CLIP(
         image=ViT(**{"image_size": 16, "patch_size": 8, **towers, **(image or {})}),
         text=TextTransformer(**{"context_length": 12, "vocab_size": VOCAB, **towers}),
         embed_dim=16,
+        **(model or {}),
     )
 
 

@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from clip_toys import toy_clip, toy_images, toy_texts
+from clip_toys import VOCAB, toy_clip, toy_images, toy_texts
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmtrain.config.instantiate import instantiate
+from mmtrain.errors import ConfigError
+from mmtrain.model.bert import Bert
+from mmtrain.model.bert_tower import BertTextTower
 from mmtrain.model.clip import CLIP
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -42,6 +45,51 @@ def test_temperature_starts_as_published_and_stays_in_bounds() -> None:
         model.clamp_logit_scale()
         assert model.scale().item() == pytest.approx(bounded)
         assert model.logit_scale.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"init_temperature": 0.0}, "temperature is 0.0"),
+        ({"init_temperature": -0.1}, "temperature is -0.1"),
+        ({"init_temperature": 0.001}, "temperature of 0.001 is a scale of 1000, outside of its bounds 1 and 100"),
+        ({"init_temperature": 2.0}, "temperature of 2.0 is a scale of 0.5, outside"),
+        ({"max_logit_scale": 0.5}, "max_logit_scale is 0.5"),
+    ],
+)
+def test_a_temperature_out_of_range_is_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        toy_clip(model=options)
+
+
+def test_siglip_starts_as_published_without_bounds() -> None:
+    model = toy_clip(model={"init_temperature": 0.1, "max_logit_scale": None, "init_logit_bias": -10.0})
+    assert model.logit_bias is not None
+    assert (model.scale().item(), model.logit_bias.item()) == (pytest.approx(10.0), -10.0)
+    torch.nn.init.constant_(model.logit_scale, -1.0)
+    model.clamp_logit_scale()
+    assert model.logit_scale.item() == -1.0
+    assert "logit_bias" not in toy_clip().state_dict()
+
+
+def test_a_locked_tower_needs_weights_from_somewhere() -> None:
+    with pytest.raises(ConfigError, match="the image tower is locked, and has no weights but random ones"):
+        toy_clip(model={"lock": ["image"]})
+    toy_clip(model={"lock": ["image"]}, image={"pretrained": "runs/vit"})
+    toy_clip(model={"lock": ["image"], "pretrained": "runs/clip"})
+
+
+def test_a_locked_tower_costs_its_forward_pass() -> None:
+    free, locked = toy_clip(), toy_clip(model={"lock": ["image", "text"], "pretrained": "runs/clip"})
+    towers = free.image.flops_per_sample() + free.text.flops_per_sample()
+    assert free.flops_per_sample() - locked.flops_per_sample() == pytest.approx(towers * 2 / 3)
+
+
+def test_any_text_tower_will_do() -> None:
+    encoder = Bert(vocab_size=VOCAB, context_length=12, d_model=48, num_layers=1, num_heads=4, pooler=False)
+    model = CLIP(image=toy_clip().image, text=BertTextTower(encoder=encoder), embed_dim=16)
+    image, text = model(toy_images(2), toy_texts(2))
+    assert image.shape == text.shape == (2, 16)
 
 
 def test_projections_start_as_published() -> None:

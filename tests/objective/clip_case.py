@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,10 +10,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from mmtrain.data.loader.loader import Loader
-from mmtrain.model.clip import CLIP
+from mmtrain.model.clip import CLIP, TowerName
 from mmtrain.model.text import TextTransformer
 from mmtrain.model.vit import ViT
-from mmtrain.objective.clip import Batch, ClipObjective, Optim
+from mmtrain.objective.base import Batch, Optim
+from mmtrain.objective.clip import ClipObjective, Loss
 from mmtrain.optim.adamw import AdamW
 from mmtrain.optim.schedule import Cosine
 
@@ -24,16 +26,26 @@ def recipe(lr: float = 2e-3) -> AdamW:
 
 
 def small_objective(
-    *, micro_batch_size: int | None = None, dropout: float = 0.0, drop_path: float = 0.0, optim: Optim | None = None
+    *,
+    micro_batch_size: int | None = None,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+    patch_dropout: float = 0.0,
+    optim: Optim | None = None,
+    loss: Loss = "infonce",
+    lock: Sequence[TowerName] = (),
 ) -> ClipObjective:
     torch.manual_seed(0)
     tower: dict[str, Any] = {"d_model": 32, "num_layers": 2, "num_heads": 4, "mlp_ratio": 2.0, "dropout": dropout}
     model = CLIP(
-        image=ViT(image_size=16, patch_size=8, stem=[8], drop_path=drop_path, **tower),
+        image=ViT(image_size=16, patch_size=8, stem=[8], drop_path=drop_path, patch_dropout=patch_dropout, **tower),
         text=TextTransformer(context_length=8, vocab_size=100, **tower),
         embed_dim=16,
+        init_logit_bias=-3.0 if loss == "siglip" else None,
+        lock=lock,
+        pretrained="elsewhere",
     )
-    return ClipObjective(model=model, optim=optim or recipe(), micro_batch_size=micro_batch_size)
+    return ClipObjective(model=model, optim=optim or recipe(), micro_batch_size=micro_batch_size, loss=loss)
 
 
 def random_batch(n: int, seed: int = 0) -> Batch:

@@ -22,8 +22,12 @@ from mmtrain.data.plan.draw import SampleSeed
 from mmtrain.data.plan.epoch import EpochPlan
 from mmtrain.data.shards.index import RawSample
 from mmtrain.data.shards.write import write_shards
-from mmtrain.nn.contrastive import clip_loss
-from mmtrain.objective.clip import Batch, ClipObjective
+from mmtrain.errors import ConfigError
+from mmtrain.model.clip import TowerName
+from mmtrain.nn.infonce import infonce_loss
+from mmtrain.nn.siglip import siglip_loss
+from mmtrain.objective.base import Batch
+from mmtrain.objective.clip import ClipObjective, Loss
 from mmtrain.optim.muon import Muon
 from mmtrain.strategy.ddp import ddp
 
@@ -74,8 +78,8 @@ class Seen(NamedTuple):
     gradients: list[dict[str, Tensor]]
 
 
-def gradients_of_two_epochs(shards: Path, micro_batch_size: int | None) -> tuple[object, ...]:
-    objective = small_objective(micro_batch_size=micro_batch_size)
+def gradients_of_two_epochs(shards: Path, micro_batch_size: int | None, loss_name: Loss) -> tuple[object, ...]:
+    objective = small_objective(micro_batch_size=micro_batch_size, loss=loss_name).double()
     step: nn.Module = Step(objective)
     if distributed.world_size() > 1:
         step = DistributedDataParallel(step)
@@ -91,28 +95,32 @@ def gradients_of_two_epochs(shards: Path, micro_batch_size: int | None) -> tuple
     return tuple(seen)
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_ranks_times_micro_batches_are_one_big_batch(shards: Path, run_ranks: RunRanks, world_size: int) -> None:
-    """Samples, losses and gradients; the latter two within fp32 rounding, 1e-6 of the norm of the whole gradient."""
-    whole = Seen(*gradients_of_two_epochs(shards, None))  # type: ignore[arg-type]
+@pytest.mark.parametrize(("world_size", "loss_name"), [(1, "infonce"), (2, "infonce"), (4, "infonce"), (2, "siglip")])
+def test_ranks_times_micro_batches_are_one_big_batch(
+    shards: Path, run_ranks: RunRanks, world_size: int, loss_name: Loss
+) -> None:
+    """Samples, losses and gradients in fp64, the temperature's too; ranks and chunks have fillers unequally."""
+    whole = Seen(*gradients_of_two_epochs(shards, None, loss_name))  # type: ignore[arg-type]
     chunks = BATCH // world_size // MICRO_BATCH
     assert chunks == 4 // world_size
     if world_size == 1:
-        ranks = [Seen(*gradients_of_two_epochs(shards, MICRO_BATCH))]  # type: ignore[arg-type]
+        ranks = [Seen(*gradients_of_two_epochs(shards, MICRO_BATCH, loss_name))]  # type: ignore[arg-type]
     else:
-        ranks = [Seen(*result) for result in run_ranks(world_size, gradients_of_two_epochs, shards, MICRO_BATCH)]
+        ranks = [
+            Seen(*result) for result in run_ranks(world_size, gradients_of_two_epochs, shards, MICRO_BATCH, loss_name)
+        ]
 
     assert len(whole.keys) == 6
     assert [list(chain(*parts)) for parts in zip(*(rank.keys for rank in ranks), strict=True)] == whole.keys
     for number, expected in enumerate(whole.gradients):
         loss = torch.stack([rank.losses[number] for rank in ranks]).mean()
-        torch.testing.assert_close(loss, whole.losses[number], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(loss, whole.losses[number], atol=1e-10, rtol=1e-10)
         size = torch.stack([gradient.norm() for gradient in expected.values()]).norm()
         for rank in ranks:
             for name, gradient in rank.gradients[number].items():
-                assert (gradient - expected[name]).norm() < 1e-6 * size, (number, name)
-            scale = "model.logit_scale"
-            torch.testing.assert_close(rank.gradients[number][scale], expected[scale], atol=1e-6, rtol=1e-5)
+                assert (gradient - expected[name]).norm() < 1e-10 * size, (number, name)
+            for name in {"model.logit_scale", "model.logit_bias"} & expected.keys():
+                torch.testing.assert_close(rank.gradients[number][name], expected[name], atol=1e-10, rtol=1e-10)
 
 
 def weights_after_an_epoch(shards: Path, folder: Path, micro_batch_size: int | None, muon: bool) -> dict[str, Tensor]:
@@ -144,19 +152,26 @@ def test_two_ranks_of_lightnings_ddp_train_the_same_weights(
             assert (first[name] - weight).norm() < 1e-3 * moved, name
 
 
-def test_chunks_with_dropout_have_the_gradient_of_what_they_computed() -> None:
+@pytest.mark.parametrize("loss_name", ["infonce", "siglip"])
+def test_chunks_with_dropout_have_the_gradient_of_what_they_computed(loss_name: Loss) -> None:
     """The second forward pass of a chunk, in its backward pass, must drop what the first one dropped."""
     batch = random_batch(8)
 
     def gradients(micro_batch_size: int) -> list[Tensor]:
-        objective = small_objective(micro_batch_size=micro_batch_size, dropout=0.3, drop_path=0.3).train()
+        objective = small_objective(
+            micro_batch_size=micro_batch_size, dropout=0.3, drop_path=0.3, patch_dropout=0.5, loss=loss_name
+        ).train()
+        model = objective.model
         torch.manual_seed(5)
         if micro_batch_size < 8:
             loss = objective.training_step(batch, 0)["loss"]
         else:  # the same chunks, kept in memory
-            parts = [objective.model(batch["image"][i : i + 2], batch["text"][i : i + 2]) for i in range(0, 8, 2)]
-            image, text = (torch.cat(part) for part in zip(*parts, strict=True))
-            loss = clip_loss(image, text, objective.model.scale(), batch["weight"])
+            image = torch.cat([model.encode_image(part) for part in batch["image"].split(2)])
+            text = torch.cat([model.encode_text(part) for part in batch["text"].split(2)])
+            if model.logit_bias is None:
+                loss = infonce_loss(image, text, model.scale(), batch["weight"])
+            else:
+                loss = siglip_loss(image, text, model.scale(), model.logit_bias, batch["weight"])
         return list(torch.autograd.grad(loss, list(objective.parameters())))
 
     first, again, kept = gradients(2), gradients(2), gradients(8)
@@ -166,10 +181,59 @@ def test_chunks_with_dropout_have_the_gradient_of_what_they_computed() -> None:
         torch.testing.assert_close(x, z, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("tower", ["image", "text"])
+@pytest.mark.parametrize("micro_batch_size", [None, 2])
+def test_a_locked_tower_is_run_once_drops_nothing_and_keeps_nothing(
+    tower: TowerName, micro_batch_size: int | None
+) -> None:
+    objective = small_objective(micro_batch_size=micro_batch_size, dropout=0.3, lock=[tower]).train()
+    module, runs = objective.model.get_submodule(tower), []
+    module.register_forward_hook(lambda *_: runs.append(torch.is_grad_enabled()))
+    loss = objective.training_step(random_batch(8), 0)["loss"]
+    loss.backward()
+    assert runs == [False] * (8 // (micro_batch_size or 8))
+    assert not any(part.training for part in module.modules())
+    trained = {name for name, parameter in objective.model.named_parameters() if parameter.grad is not None}
+    assert trained == {name for name, _ in objective.model.named_parameters() if not name.startswith(f"{tower}.")}
+
+
+def test_the_rest_learns_beside_a_locked_tower_as_beside_a_free_one() -> None:
+    free, locked = small_objective(), small_objective(lock=["image"], micro_batch_size=4)
+    for objective in (free, locked):
+        objective.training_step(random_batch(8), 0)["loss"].backward()
+    expected = dict(free.named_parameters())
+    for name, parameter in locked.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad, expected[name].grad, atol=1e-6, rtol=1e-5)
+
+
+def test_a_locked_tower_stays_as_it_is_and_the_rest_learns() -> None:
+    objective = small_objective(optim=recipe(5e-3), lock=["image"])
+    start = {name: parameter.detach().clone() for name, parameter in objective.named_parameters()}
+    losses = fit(objective, [random_batch(16)] * 30)
+    assert losses[-1] < losses[0] - 1
+    for name, parameter in objective.named_parameters():
+        assert torch.equal(parameter, start[name]) == name.startswith("model.image."), name
+
+
+@pytest.mark.parametrize(("loss_name", "bias"), [("siglip", None), ("infonce", -10.0)])
+def test_a_loss_without_its_bias_or_a_bias_without_its_loss_is_refused(loss_name: Loss, bias: float | None) -> None:
+    model = small_objective(loss="infonce" if bias is None else "siglip").model
+    with pytest.raises(ConfigError, match=f"the loss is {loss_name}, and the model has (no|a) logit bias"):
+        ClipObjective(model=model, optim=recipe(), loss=loss_name)
+
+
 def test_sixty_steps_learn_sixteen_random_pairs() -> None:
     losses = fit(small_objective(optim=recipe(5e-3)), [random_batch(16)] * 60)
     assert losses[0] > math.log(16) - 0.7
     assert losses[-1] < 0.1
+
+
+def test_siglip_learns_more_than_how_rare_right_pairs_are() -> None:
+    losses = fit(small_objective(optim=recipe(5e-3), loss="siglip"), [random_batch(16)] * 120)
+    same_for_all = math.log(16) + 15 * math.log(16 / 15)  # the best that one score for all pairs can do
+    assert losses[0] > same_for_all
+    assert losses[-1] < same_for_all - 0.5
 
 
 def test_the_temperature_stays_in_bounds() -> None:

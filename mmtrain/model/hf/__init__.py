@@ -1,0 +1,1 @@
+"""Weights and configs to and from Hugging Face: one file a model family."""
