@@ -15,6 +15,8 @@ usage: python -m mmtrain [VERB] [--config-dir DIR] [ARGUMENTS]
   show OVERRIDES             the composed config, and where each value came from
   resume RUN [OVERRIDES]     go on with a run
   eval RUN [OVERRIDES]       evaluate a run or a checkpoint, on its own or other data
+  generate RUN PROMPT ...    texts of a language model (python -m mmtrain generate --help)
+  export RUN --to FORM       the model as a folder of transformers (hf), open_clip or safetensors
   doctor OVERRIDES           how fast the data comes here, what bounds it, and what to set
   data prepare|inspect ...   make a data set; look at one (python -m mmtrain data --help)
 
@@ -46,6 +48,8 @@ def _run(arguments: list[str]) -> None:
         "show": _show,
         "resume": _resume,
         "eval": _eval,
+        "generate": _generate,
+        "export": _export,
         "doctor": _doctor,
         "data": _data,
     }
@@ -84,6 +88,18 @@ def _eval(arguments: list[str]) -> None:
     from mmtrain.command.eval import evaluate
 
     evaluate(run, overrides)
+
+
+def _generate(arguments: list[str]) -> None:
+    from mmtrain.command.generate import generate_texts
+
+    generate_texts(arguments)
+
+
+def _export(arguments: list[str]) -> None:
+    from mmtrain.command.export import export
+
+    export(arguments)
 
 
 def _doctor(arguments: list[str]) -> None:

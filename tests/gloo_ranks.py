@@ -15,7 +15,7 @@ RunRanks = Callable[..., list[Any]]
 
 # Processes are forked from a server that has imported all that is slow, and has started no thread.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["mmtrain.objective.clip"])
+PROCESSES.set_forkserver_preload(["mmtrain.objective.clip", "mmtrain.objective.lm"])
 TIMEOUT_S = 120
 
 

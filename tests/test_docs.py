@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import simplejpeg
+from PIL import Image
+from stored_runs import CLIP, write_run
+from tiny_run import Program
 
+from mmtrain.config import compose, validate
+from mmtrain.data.decode.text_tokenizer import TextTokenizer
+from mmtrain.data.packed_text import PackedText
 from mmtrain.data.shards.write import write_shards
 
 DOCS = Path(__file__).parents[1] / "docs"
 MARK = "<!-- tested as written -->\n```python\n"
+SHELL_MARK = "<!-- tested as written -->\n```bash\n"
 
 
 def programs(page: str) -> list[str]:
@@ -46,6 +55,46 @@ def test_packed_rows_from_texts(tmp_path: Path) -> None:
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
     done = python(programs("data.md")[1] + "assert batch['tokens'].shape == (8, 128)", tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_tokenizer_is_trained_and_texts_are_packed_with_it(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, first in (("corpus", 0), ("held_out", 300)):
+        lines = [f'{{"text": "word {number} of many words"}}' for number in range(first, first + 200)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    commands = (DOCS / "data.md").read_text().split(SHELL_MARK)[1].partition("```")[0].splitlines()
+    for command in commands:
+        python_m, _, arguments = command.partition(" mmtrain ")
+        done = program(*arguments.split(), *(["--workers", 1] if "pack" in arguments else []))
+        assert (python_m, done.status) == ("python -m", 0), done.err
+    data = PackedText(root="data/mine", sequence_length=32, global_batch_size=8, num_workers=0)
+    data.prepare()
+    assert next(iter(data.train_loader(0, 1)))["tokens"].shape == (8, 33)
+    assert len(data.eval_loaders(0, 1)["val"].loader) > 0
+
+
+@pytest.mark.slow
+def test_an_export_is_used(tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "runs" / "clip", CLIP, tokenizer=TextTokenizer("clip"))
+    Image.new("RGB", (40, 50), "red").save(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    commands = (DOCS / "export.md").read_text().split(SHELL_MARK)[1].partition("```")[0].splitlines()
+    assert [program(*command.split()[3:]).status for command in commands] == [0, 0, 0]
+    for text in programs("export.md"):
+        done = python(text, tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+def training_commands() -> list[str]:
+    text = "\n".join(page.read_text() for page in [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))])
+    return re.findall(r"^python -m mmtrain (experiment=[^#\n]*)", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", training_commands())
+def test_every_training_command_of_the_documentation_is_valid(command: str) -> None:
+    validate(compose(shlex.split(command)))
 
 
 def test_every_file_that_the_documentation_names_exists() -> None:

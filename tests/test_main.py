@@ -101,7 +101,7 @@ def test_a_missing_mandatory_value_is_named(program: Program) -> None:
         (["eval", "runs/nothing/checkpoints/step_00000001.ckpt"], ["it does not exist"]),
         (["resume", "runs/nothing"], ["this is not the directory of a run", "runs/nothing/origin.json"]),
         (["resume", "runs/lr=1"], ["resume needs a run"]),
-        (["data", "prepare", "emojy"], ["there is no data set 'emojy'", "did you mean 'emoji'?"]),
+        (["data", "prepare", "emojy"], ["data has no option 'emojy'", "did you mean 'emoji'?"]),
     ],
 )
 def test_a_wrong_command_says_what_is_right(

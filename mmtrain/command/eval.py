@@ -13,8 +13,6 @@ import yaml
 from rich.console import Console
 
 from mmtrain import distributed
-from mmtrain.callback.checkpoint import read_best
-from mmtrain.callback.checkpoint_io import latest_checkpoint, read_record, why_torn
 from mmtrain.config import Root, compose, typed, validate
 from mmtrain.config.schema import Nodes
 from mmtrain.errors import RunError
@@ -24,15 +22,20 @@ from mmtrain.run.build import Plan, build_data, build_objective, build_trainer, 
 from mmtrain.run.datamodule import DataModule
 from mmtrain.run.log import quiet_libraries
 from mmtrain.run.origin import read_origin
+from mmtrain.run.stored import StoredRun, open_stored
 from mmtrain.run.summary import evaluation_summary
+
+_SHOWN = ("retrievals", "samples")
+"""Callbacks that show what a model does."""
 
 
 def evaluate(run: str, overrides: Sequence[str]) -> None:
     """Evaluates the best checkpoint of a run, or its newest where none was named best, or the checkpoint given.
 
-    The model is the run's; everything else may be overridden. For other data, seen through the run's tokenizer and
-    transform: ``data.source=null data.root=DIR 'data.eval={NAME: retrieval}'``. The results, with pictures, are added
-    to ``RUN/eval/``.
+    Its weights are those that training evaluated: the averaged ones, where ``callback.ema`` kept some. The model is the
+    run's; everything else may be overridden. For other data, seen through the run's tokenizer and transform:
+    ``data.source=null data.root=DIR 'data.eval={NAME: retrieval}'``. The results, with pictures and texts, are added to
+    ``RUN/eval/``.
 
     Args:
         run: Run directory or checkpoint file.
@@ -41,22 +44,18 @@ def evaluate(run: str, overrides: Sequence[str]) -> None:
     Raises:
         RunError: There is no run, no checkpoint, or the checkpoint is torn.
     """
-    checkpoint = _checkpoint(Path(run).resolve())
-    directory = checkpoint.parent.parent
-    origin = read_origin(directory)
+    stored = open_stored(Path(run))
+    origin = read_origin(stored.directory)
     composed = compose([*origin.overrides, *overrides], extra_dirs=origin.config_dirs)
-    stored = yaml.safe_load((directory / "config.yaml").read_text())
-    composed = replace(composed, config={**composed.config, "model": stored["model"]})
+    composed = replace(composed, config={**composed.config, "model": stored.config["model"]})
     validate(composed)
     config = typed(composed.config)
     quiet_libraries()
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
-    record = read_record(checkpoint)
-    assert record is not None, "a checkpoint that is not torn has a record"
-    metrics, place = _measure(config, checkpoint, directory / "eval", record.step)
+    metrics, place = _measure(config, stored)
     if distributed.rank() == 0:
-        Console().print(evaluation_summary(checkpoint, place, metrics), crop=False)
+        Console().print(evaluation_summary(stored.checkpoint, place, metrics), crop=False)
 
 
 class _Record(JsonlLogger):
@@ -69,18 +68,20 @@ class _Record(JsonlLogger):
         super().log_image(key, image, self.resume_step)
 
 
-def _measure(config: Root, checkpoint: Path, directory: Path, step: int) -> tuple[dict[str, float], Path]:
+def _measure(config: Root, stored: StoredRun) -> tuple[dict[str, float], Path]:
+    step = stored.record.step
     data = build_data(config)
     data.prepare()
     objective = build_objective(config)
+    objective.load_state_dict(stored.load_weights())
     # Evaluations of one checkpoint on other data, or by other settings, stand side by side.
     digest = xxhash.xxh3_64_hexdigest(json.dumps([config.data, dict(data.fingerprints)], sort_keys=True).encode())[:8]
-    place = directory / f"step_{step:08d}-{digest}"
+    place = stored.directory / "eval" / f"step_{step:08d}-{digest}"
     logger = _Record(place, resume_step=step)
     plan = Plan(world_size(config), total_steps=step, eval_every=1)
-    config = replace(config, callback=Nodes({"retrievals": config.callback.get("retrievals")}))
+    config = replace(config, callback=Nodes({name: config.callback.get(name) for name in _SHOWN}))
     trainer = build_trainer(config, plan, place, [logger])
-    trainer.validate(objective, datamodule=DataModule(data), ckpt_path=checkpoint, verbose=False, weights_only=True)
+    trainer.validate(objective, datamodule=DataModule(data), verbose=False)
     metrics = {key: float(value) for key, value in sorted(trainer.callback_metrics.items())}
     if not metrics:
         raise RunError("there is nothing to evaluate on", where="data.eval", mend="'data.eval={NAME: retrieval}'")
@@ -88,21 +89,3 @@ def _measure(config: Root, checkpoint: Path, directory: Path, step: int) -> tupl
     (place / "data.yaml").write_text(yaml.safe_dump(config.data, sort_keys=False, allow_unicode=True))
     logger.log_metrics(metrics, step=step)
     return metrics, place
-
-
-def _checkpoint(path: Path) -> Path:
-    checkpoints = path / "checkpoints"
-    if path.suffix == ".ckpt":
-        chosen = path
-    elif (best := read_best(checkpoints)) is not None:
-        chosen = checkpoints / best.file
-    elif (latest := latest_checkpoint(checkpoints)) is not None:
-        return latest
-    else:
-        raise RunError(
-            "there is no checkpoint", where=str(checkpoints), mend="train first, or name a directory of a run"
-        )
-    reason = why_torn(chosen) if chosen.exists() else "it does not exist"
-    if reason is not None:
-        raise RunError(f"the checkpoint cannot be used: {reason}", where=str(chosen), mend="name another one")
-    return chosen

@@ -17,10 +17,12 @@ from mmtrain.callback.checkpoint_io import latest_checkpoint, read_record
 from mmtrain.config import Composed, Root, compose, typed, validate
 from mmtrain.logger.jsonl import read_rows
 from mmtrain.run.build import build_data, build_loggers, build_objective, build_trainer, plan_run
-from mmtrain.run.datamodule import Data, DataModule
+from mmtrain.run.data_record import record_data, require_recorded_tokenizer
+from mmtrain.run.datamodule import Data, DataModule, TokenData
 from mmtrain.run.directory import RunDirectory, open_run
 from mmtrain.run.log import logged, quiet_libraries, shown
 from mmtrain.run.origin import Origin, write_origin
+from mmtrain.run.pretrained import start_from_pretrained
 from mmtrain.run.summary import run_summary
 
 _LOG = logging.getLogger(__name__)
@@ -72,14 +74,22 @@ def train_composed(composed: Composed, origin: Origin) -> None:
 def _fit(config: Root, plain: Mapping[str, Any], data: Data, run: RunDirectory, fresh: bool) -> tuple[int, int]:
     """Trains what is left of the run; returns the steps completed and the steps of the whole run."""
     data.prepare()
-    plan = plan_run(config, data.steps_per_epoch())
+    tokens = data.tokens_per_sample if isinstance(data, TokenData) else None
+    plan = plan_run(config, data.steps_per_epoch(), tokens)
     # With fresh=true rank 0 is moving the old run aside just now: nobody looks for its checkpoints.
     newest = None if fresh else latest_checkpoint(run.checkpoints)
     step = _step_of(newest) if newest is not None else 0
+    if newest is not None:
+        require_recorded_tokenizer(data, run.path)
+    elif distributed.rank() == 0:
+        record_data(data, run.path)
     _announce(run, step, plan.total_steps)
     if step < plan.total_steps:
         trainer = build_trainer(config, plan, run.path, build_loggers(config, plain, run.path, step))
-        trainer.fit(build_objective(config), datamodule=DataModule(data), ckpt_path=newest, weights_only=True)
+        objective = build_objective(config)
+        if newest is None:
+            start_from_pretrained(objective.get_submodule("model"), run.path)
+        trainer.fit(objective, datamodule=DataModule(data), ckpt_path=newest, weights_only=True)
         step = trainer.global_step
     return step, plan.total_steps
 

@@ -68,6 +68,7 @@ class Trainer:
         log_every_n_steps: Optimizer steps between two records of the training metrics.
         eval_every_n_steps: Optimizer steps between two evaluations; null evaluates at the end of each epoch.
         threads: Intra-op threads of a process; null leaves PyTorch's own choice.
+        compile: Whether each block of a Transformer is compiled by PyTorch: minutes at the start, then faster steps.
     """
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
@@ -80,6 +81,7 @@ class Trainer:
     log_every_n_steps: PositiveInt
     eval_every_n_steps: PositiveInt | None
     threads: PositiveInt | None
+    compile: bool
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from mmtrain.callback.recorder import Recorder
 from mmtrain.callback.rng import StepSeed, seed_everything, stable_seed
 from mmtrain.config import Root, derive_batch, instantiate, total_steps
 from mmtrain.logger.jsonl import JsonlLogger
+from mmtrain.nn.cross_entropy import LogitGradient
+from mmtrain.nn.transformer import Block
 from mmtrain.run.datamodule import Data
 
 
@@ -69,13 +71,38 @@ def build_objective(config: Root) -> pl.LightningModule:
         optim=optim,
         micro_batch_size=config.data["micro_batch_size"],
     )
+    if config.trainer.compile:
+        compile_blocks(objective)
     return objective
 
 
-def plan_run(config: Root, steps_per_epoch: int) -> Plan:
-    """Steps of the run, from its budget."""
+def compile_blocks(module: torch.nn.Module) -> None:
+    """Has each block of each Transformer, and the softmax of a large vocabulary, compiled at its first call.
+
+    Blocks of one shape share what is compiled, so that it takes no longer for more of them; and what is compiled in
+    place keeps its names in the state dict.
+    """
+    for part in module.modules():
+        if isinstance(part, Block | LogitGradient):
+            part.compile()
+
+
+def plan_run(config: Root, steps_per_epoch: int, tokens_per_sample: int | None = None) -> Plan:
+    """Steps of the run, from its budget.
+
+    Args:
+        config: The config.
+        steps_per_epoch: Steps of one pass over the data.
+        tokens_per_sample: Tokens of a sample, where all have as many.
+
+    Raises:
+        ConfigError: A budget of tokens for data without tokens.
+    """
     steps = total_steps(
-        config.budget, global_batch_size=config.data["global_batch_size"], steps_per_epoch=steps_per_epoch
+        config.budget,
+        global_batch_size=config.data["global_batch_size"],
+        steps_per_epoch=steps_per_epoch,
+        tokens_per_sample=tokens_per_sample,
     )
     return Plan(world_size(config), steps, min(config.trainer.eval_every_n_steps or steps_per_epoch, steps))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 
@@ -55,6 +55,15 @@ class Data(Protocol):
 
     def eval_loaders(self, rank: int, world: int) -> Mapping[str, EvalSet]:
         """The evaluation sets, in the order in which they are evaluated."""
+
+
+@runtime_checkable
+class TokenData(Protocol):
+    """A data node whose samples all have as many tokens, so that a budget can count them."""
+
+    @property
+    def tokens_per_sample(self) -> int:
+        """Tokens of a sample that are learned from."""
 
 
 class DataModule(pl.LightningDataModule):

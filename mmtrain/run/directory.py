@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -35,6 +35,9 @@ FREE_KEYS = (
     "data.micro_batch_size",
 )
 """Config keys, with all below them, that change where and how fast a run goes, and not its trajectory."""
+
+BOUND_KEYS = ("callback.guard", "callback.ema")
+"""Those below free ones that do change it."""
 
 _ABSENT = "(absent)"
 
@@ -210,4 +213,8 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
+    return _is_among(key, FREE_KEYS) and not _is_among(key, BOUND_KEYS)
+
+
+def _is_among(key: str, names: Iterable[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)

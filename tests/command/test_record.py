@@ -121,6 +121,6 @@ def test_a_run_can_do_without_loggers_callbacks_and_evaluation_sets(
     assert outcome.err == ""
     assert [row["step"] for row in rows(run, but="throughput/")] == [1, 2, 3]
     assert sorted(path.name for path in run.iterdir()) == [
-        "DONE", "config.yaml", "lock", "log.txt", "metrics.jsonl", "origin.json",
+        "DONE", "config.yaml", "data.json", "lock", "log.txt", "metrics.jsonl", "origin.json", "tokenizer",
     ]  # fmt: skip
     assert list(tmp_path.iterdir()) == [run]

@@ -37,6 +37,7 @@ trainer:
   log_every_n_steps: 10
   eval_every_n_steps: null
   threads: null
+  compile: false
 """,
     "objective/contrast": "_target_: config_toys.Contrast\n",
     "model/pair": """\

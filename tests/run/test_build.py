@@ -65,6 +65,13 @@ def test_steps_follow_from_the_budget_and_the_last_one_is_evaluated(
     assert (plan.total_steps, plan.eval_every) == expected
 
 
+def test_a_budget_of_tokens_counts_those_of_the_samples(shapes: Path) -> None:
+    config = config_of(shapes, "budget.samples=null", "budget.tokens=3201")
+    assert plan_run(config, steps_per_epoch=4, tokens_per_sample=10).total_steps == 3201 // (10 * 16) + 1
+    with pytest.raises(ConfigError, match="no number of tokens a sample"):
+        plan_run(config, steps_per_epoch=4)
+
+
 def test_a_batch_that_does_not_divide_is_refused_before_the_data_is_opened(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not divide over 3 ranks"):
         build_data(config_of(tmp_path / "nowhere", "trainer.devices=3"))
@@ -99,9 +106,9 @@ def test_auto_is_bf16_on_a_gpu(shapes: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_trainer_has_the_callbacks_of_the_config_and_none_of_lightnings(shapes: Path, tmp_path: Path) -> None:
     own = ["StepSeed", "Recorder", "FinalEvaluation"]
     trainer = trainer_of(config_of(shapes), tmp_path)
-    chosen = ["Throughput", "RunProgress", "Preemption", "Faults", "Retrievals", "Checkpoint"]
+    chosen = ["Throughput", "RunProgress", "Preemption", "Faults", "Guard", "Retrievals", "Checkpoint"]
     assert [type(callback).__name__ for callback in trainer.callbacks] == [*own, *chosen]
-    names = ("checkpoint", "throughput", "progress", "preemption", "faults", "retrievals")
+    names = ("checkpoint", "throughput", "progress", "preemption", "faults", "guard", "retrievals")
     nothing = [f"callback.{name}=null" for name in names]
     trainer = trainer_of(config_of(shapes, *nothing), tmp_path)
     assert [type(callback).__name__ for callback in trainer.callbacks] == own

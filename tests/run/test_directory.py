@@ -64,6 +64,8 @@ def test_another_config_is_refused_with_its_keys_and_the_mend(tmp_path: Path) ->
         ("data", "root", True),
         ("data", "micro_batch_size", True),
         ("callback", "progress", True),
+        ("callback", "guard", False),
+        ("callback", "ema", False),
         ("trainer", "precision", False),
         ("data", "num_workers_of_another_kind", False),
         ("data", "global_batch_size", False),

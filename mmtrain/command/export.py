@@ -1,0 +1,41 @@
+"""``python -m mmtrain export RUN --to hf|open_clip|safetensors``: a run's model for other libraries."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmtrain.run.export.export import export_run
+from mmtrain.run.log import quiet_libraries
+from mmtrain.run.stored import open_stored
+
+
+def export(argv: list[str]) -> None:
+    """Exports a run and says where to, and how well the outputs agree.
+
+    Raises:
+        RunError: There is no such run, its model has no such form, or the folder exists.
+    """
+    arguments = _parser().parse_args(argv)
+    quiet_libraries()
+    exported = export_run(open_stored(arguments.run), arguments.to, arguments.out, live=arguments.live)
+    agreement = exported.agreement
+    print(f"{exported.architecture} in {exported.folder}")
+    print(
+        f"read back by {agreement.library}: the outputs differ by at most {agreement.difference:.1e}, "
+        f"and are up to {agreement.largest:.1f}"
+    )
+    if exported.needs is not None:
+        print(f"{exported.needs} is not installed: whether it agrees was not checked")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m mmtrain export",
+        description="Writes a run's model, with tokenizer and model card, as a folder that another library loads.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory (its best checkpoint) or a checkpoint")
+    parser.add_argument("--to", required=True, choices=("hf", "open_clip", "safetensors"), help="whose form")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="a new folder (RUN/export/...)")
+    parser.add_argument("--live", action="store_true", help="not the averaged weights, where the run kept some")
+    return parser
