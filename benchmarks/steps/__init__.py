@@ -1,0 +1,1 @@
+"""One training step of each model, mmtrain's and its peers'."""
