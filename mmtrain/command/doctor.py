@@ -93,7 +93,8 @@ def _print_stages(name: str, examination: Examination) -> None:
     alone = f"rank 0 of {setting.world_size}, alone on {setting.cores} cores"
     title = f"{name}: {alone}; batches of {examination.share}{cut}"
     rows = [_row(stage, speed, note) for stage, speed, note in _stage_rows(examination)]
-    print_table(title, ("stage", "samples/s", "us/sample", "MB/s", "cores", "note"), rows, left=("stage", "note"))
+    columns = ("stage", "samples/s", "us/sample", "MB/s", "cores", "note")
+    print_table(title, columns, rows, left=("stage", "note"), whole=("stage",))
 
 
 def _stage_rows(examination: Examination) -> Iterator[tuple[str, Speed, str]]:

@@ -36,11 +36,21 @@ def print_sets(title: str, sets: Mapping[str, Manifest]) -> None:
     print_table(title, columns, rows, left=("set", "fingerprint"))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str]) -> None:
-    """A table whose columns are aligned to the right, but for those named in ``left``."""
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str], whole: Sequence[str] = ()
+) -> None:
+    """A table whose columns are aligned to the right, but for those named in ``left``.
+
+    On a narrow terminal, cells go on in further lines, but for those of the columns named in ``whole``.
+    """
     table = Table(title=escape(printable(title)), title_justify="left")
     for column in columns:
-        table.add_column(escape(printable(column)), justify="left" if column in left else "right", overflow="fold")
+        table.add_column(
+            escape(printable(column)),
+            justify="left" if column in left else "right",
+            overflow="fold",
+            no_wrap=column in whole,
+        )
     for row in rows:
         table.add_row(*(escape(printable(cell)) for cell in row))
     Console().print(table)
