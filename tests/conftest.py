@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,22 @@ from gloo_ranks import RunRanks, run_in
 from tiny_run import Outcome, Program, finish, start, tiny, write_shapes
 
 from mmtrain.__main__ import main
+
+
+def pytest_configure() -> None:
+    """Ctrl-C means Ctrl-C: a shell starts its background jobs, and so their children, with the signal ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """No test leaves a handler behind: a process forked after it would not end when asked to."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    yield
+    left = {number: signal.getsignal(number) for number in before}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert left == before
 
 
 @pytest.fixture

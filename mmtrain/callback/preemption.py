@@ -72,6 +72,8 @@ class Preemption(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Gives the signals back."""
+        # Else Lightning gives back, after this, what it found when it registered: this callback's handlers.
+        trainer._signal_connector.teardown()
         self.teardown(trainer, pl_module, "fit")
 
     def _listen(self) -> None:
