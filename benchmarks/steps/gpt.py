@@ -7,11 +7,11 @@ from importlib.metadata import version
 
 import torch
 import torch.nn.functional as F
-from mmtrain.objective.lm import LanguageModel
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from mmtrain.model.gpt import GPT
+from mmtrain.objective.lm import LanguageModel
 from mmtrain.optim.adamw import AdamW
 from mmtrain.optim.schedule import Constant
 from steps.step import Batch, Contender, Race, Setting, Size, compiled, training_step
