@@ -36,10 +36,14 @@ class BertTextTower(nn.Module):
         Raises:
             ConfigError: Texts with more tokens than the encoder has positions.
         """
-        length_B = (text_BT != 0).sum(1).clamp(min=1)
+        length_B = self.lengths(text_BT)
         x_BTD = self.encoder(text_BT, length_B, torch.zeros_like(text_BT))
         return self.encoder.pooled(x_BTD) if self.pool == "cls" else mean_of_tokens(x_BTD, length_B)
 
-    def flops_per_sample(self) -> float:
-        """Training FLOPs of one text of full length."""
-        return self.encoder.flops_per_sample()
+    def lengths(self, text_BT: Tensor) -> Tensor:
+        """Tokens of each text without padding, ``(B,)``; one for an empty text."""
+        return (text_BT != 0).sum(1).clamp(min=1)
+
+    def flops_per_sample(self, num_tokens: float | None = None) -> float:
+        """Training FLOPs of a text of ``num_tokens``, None for a full one."""
+        return self.encoder.flops_per_sample(num_tokens)

@@ -39,6 +39,12 @@ class TextTower(Tower, Protocol):
 
     context_length: int
 
+    def lengths(self, text_BT: Tensor) -> Tensor:
+        """Real tokens of each text, ``(B,)``."""
+
+    def flops_per_sample(self, num_tokens: float | None = None) -> float:
+        """Training FLOPs of a text of ``num_tokens``, None for a full one."""
+
 
 class CLIP(nn.Module):
     """Two towers, two linear projections without bias, one learned temperature; for SigLIP also a learned bias.
@@ -64,6 +70,8 @@ class CLIP(nn.Module):
     image_mean: Tensor
     image_std: Tensor
     logit_bias: nn.Parameter | None
+
+    forward_methods = ("encode_image", "encode_text")
 
     def __init__(
         self,
@@ -132,12 +140,15 @@ class CLIP(nn.Module):
             self.get_submodule(name).eval()
         return self
 
-    def flops_per_sample(self) -> float:
-        """Training FLOPs of one pair by PaLM's formula, without the contrastive logits; a locked tower's, forward."""
+    def flops_per_sample(self, num_tokens: float | None = None) -> float:
+        """Training FLOPs of one pair by PaLM's formula, without the contrastive logits; a locked tower's, forward.
+
+        Args:
+            num_tokens: Of the pair's text; None for a full one.
+        """
         flops = 6.0 * (self.image_projection.weight.numel() + self.text_projection.weight.numel())
-        for name, tower in {"image": self.image, "text": self.text}.items():
-            flops += tower.flops_per_sample() / (3 if name in self.lock else 1)
-        return flops
+        towers = {"image": self.image.flops_per_sample(), "text": self.text.flops_per_sample(num_tokens)}
+        return flops + sum(cost / (3 if name in self.lock else 1) for name, cost in towers.items())
 
     def _lock(self, name: TowerName) -> None:
         tower = self.get_submodule(name)

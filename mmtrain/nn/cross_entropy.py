@@ -1,6 +1,6 @@
 """Cross-entropy over a large vocabulary, without the logits of all tokens at once.
 
-Shape suffixes: N tokens, C tokens of a chunk, D model width, V vocabulary.
+Shape suffixes: N tokens, C tokens of a chunk, R those of it that fit a cache, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 IGNORED = -100
 """Target of a token that does not count."""
+
+IN_CACHE = 2**20
+"""Logits that a CPU works on at once, so that only the first look at them waits for memory."""
 
 
 class CrossEntropy(nn.Module):
@@ -55,7 +58,7 @@ class CrossEntropy(nn.Module):
 
 
 class LogitGradient(nn.Module):
-    """What is done with each logit: a module of its own, so that it can be compiled into one pass over memory.
+    """What is done with each logit: a module of its own, so that it can be compiled into few passes over memory.
 
     Args:
         z_loss: See `CrossEntropy`.
@@ -65,21 +68,25 @@ class LogitGradient(nn.Module):
         super().__init__()
         self.z_loss = z_loss
 
-    def forward(self, logits_CV: Tensor, target_C: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient ``softmax (1 + 2 z logsumexp) - onehot``, made of the logits in place where it can be.
+    def forward(self, logits_CV: Tensor, target_C: Tensor) -> Tensor:
+        """Puts the gradient, ``softmax (1 + 2 z logsumexp) - onehot``, in the place of the logits.
 
         Returns:
-            The gradient, and the sums of the losses and of the negative log likelihoods, ``(2,)``.
+            The sums of the losses and of the negative log likelihoods, ``(2,)``.
         """
         wide_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
-        counts_C = (target_C != IGNORED).to(wide_CV.dtype)
+        counts_C1 = (target_C != IGNORED).to(wide_CV.dtype)[:, None]
         target_C1 = target_C.clamp(min=0)[:, None]
-        logsumexp_C = wide_CV.logsumexp(dim=-1)
-        nll = ((logsumexp_C - wide_CV.gather(1, target_C1)[:, 0]) * counts_C).sum()
-        loss = nll + self.z_loss * (logsumexp_C.square() * counts_C).sum()
-        wide_CV.sub_(logsumexp_C[:, None]).exp_().mul_(((1 + 2 * self.z_loss * logsumexp_C) * counts_C)[:, None])
-        wide_CV.scatter_add_(1, target_C1, -counts_C[:, None])
-        return wide_CV.to(logits_CV.dtype), torch.stack([loss, nll])
+        right_C1 = wide_CV.gather(1, target_C1)
+        highest_C1 = wide_CV.amax(dim=1, keepdim=True)
+        sum_C1 = wide_CV.sub_(highest_C1).exp_().sum(dim=1, keepdim=True)
+        logsumexp_C1 = highest_C1 + sum_C1.log()
+        nll = ((logsumexp_C1 - right_C1) * counts_C1).sum()
+        loss = nll + self.z_loss * (logsumexp_C1.square() * counts_C1).sum()
+        wide_CV.mul_((1 + 2 * self.z_loss * logsumexp_C1) * counts_C1 / sum_C1)
+        wide_CV.scatter_add_(1, target_C1, -counts_C1)
+        logits_CV.copy_(wide_CV)  # nothing is copied where they are the same
+        return torch.stack([loss, nll])
 
 
 class _Sums(torch.autograd.Function):
@@ -102,8 +109,10 @@ class _Sums(torch.autograd.Function):
         for start in range(0, len(hidden_ND), size):
             chunk = slice(start, start + size)
             hidden_CD = hidden_ND[chunk].to(dtype)
-            grad_CV, chunk_sums = gradient(F.linear(hidden_CD, low_VD), target_N[chunk])
-            sums += chunk_sums
+            grad_CV = F.linear(hidden_CD, low_VD)
+            rows = max(1, IN_CACHE // len(weight_VD)) if grad_CV.device.type == "cpu" else size
+            for logits_RV, target_R in zip(grad_CV.split(rows), target_N[chunk].split(rows), strict=True):
+                sums += gradient(logits_RV, target_R)
             if grad_hidden_ND is not None:
                 grad_hidden_ND[chunk] = grad_CV @ low_VD
             if grad_weight_VD is None:

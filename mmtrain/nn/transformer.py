@@ -158,6 +158,8 @@ class Transformer(nn.Module):
         for block in blocks:
             init_weights(block, init, num_layers)
         self.blocks = nn.ModuleList(blocks)
+        # Counted while they are whole: a strategy may hold them in parts.
+        self.num_matmul_weights = sum(p.numel() for p in self.parameters() if p.ndim == 2)
 
     def forward(
         self,
@@ -192,8 +194,7 @@ class Transformer(nn.Module):
 
         6 = 2 (multiply, add) x 3 (forward, and twice that backward); no discount for causality.
         """
-        matmul = sum(p.numel() for p in self.parameters() if p.ndim == 2)
-        return 6.0 * matmul + 12.0 * self.num_layers * self.d_model * num_tokens
+        return 6.0 * self.num_matmul_weights + 12.0 * self.num_layers * self.d_model * num_tokens
 
 
 def make_norm(name: Norm, d_model: int, eps: float, *, bias: bool) -> nn.Module:

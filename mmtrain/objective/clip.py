@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmtrain.errors import ConfigError
@@ -65,7 +66,7 @@ class ClipObjective(Objective):
                 mend=f"set model.init_logit_bias={-10.0 if loss == 'siglip' else 'null'}",
             )
         self.recall_at = tuple(recall_at)
-        self.flops_per_sample = model.flops_per_sample()
+        self._text_length: Tensor | None = None
         self.encoded: dict[str, Encoded] = {}
         self._images: dict[str, list[Images]] = {}
 
@@ -79,6 +80,7 @@ class ClipObjective(Objective):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The loss of this rank, of which the mean over ranks is the loss of the global batch."""
+        self._text_length = self.model.text.lengths(batch["text"]).float().mean()
         image_bD, text_bD = self(batch["image"], batch["text"])
         scale, bias, weight_b = self.model.scale(), self.model.logit_bias, batch["weight"]
         if bias is None:
@@ -86,10 +88,20 @@ class ClipObjective(Objective):
         loss = siglip_loss(image_bD, text_bD, scale, bias, weight_b)
         return {"loss": loss, "logit_scale": scale.detach(), "logit_bias": bias.detach().clone()}
 
+    @property
+    def flops_per_sample(self) -> float:
+        """Training FLOPs of a pair whose text has the mean length of this rank's last batch."""
+        return self.model.flops_per_sample(None if self._text_length is None else self._text_length.item())
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Steps, then bounds the temperature, before anything looks at the weights."""
         super().optimizer_step(*args, **kwargs)
         self.model.clamp_logit_scale()
+
+    def bounds(self) -> dict[nn.Parameter, tuple[float, float]]:
+        """The temperature's, for strategies that step a copy of it."""
+        most = self.model.max_logit_scale
+        return {} if most is None else {self.model.logit_scale: (0.0, math.log(most))}
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the evaluation before."""

@@ -43,8 +43,12 @@ def test_flops_of_the_image_tower_are_those_counted(stem: tuple[int, ...]) -> No
 
 def test_flops_of_the_text_tower_are_those_counted() -> None:
     model = TextTransformer(context_length=16, vocab_size=50, d_model=64, num_layers=2, num_heads=4)
-    tokens_BT = torch.randint(1, 50, (BATCH, 16))
-    assert counted(model, tokens_BT) == BATCH * model.flops_per_sample()
+    tokens_BT = torch.randint(1, 49, (BATCH, 16))
+    for length in (16, 5):
+        end_BT = torch.arange(16) == length - 1
+        cost = counted(model, tokens_BT.masked_fill(end_BT, 49))
+        assert cost == BATCH * model.flops_per_sample(length), "what follows the end costs nothing"
+    assert model.flops_per_sample() == model.flops_per_sample(16)
 
 
 def test_tokens_are_counted_without_padding_and_filler() -> None:

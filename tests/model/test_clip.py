@@ -113,11 +113,14 @@ def test_pixels_are_normalised_as_by_clips_processor() -> None:
 @pytest.mark.parametrize("image", [{}, {"stem": [8, 16], "pool": "mean"}], ids=["plain", "stem"])
 def test_flops_are_those_that_torch_counts(image: dict[str, Any]) -> None:
     """All but one thing: the gradient of the pixels, a third of the first convolution, is counted and never made."""
-    model = toy_clip(image={"image_size": 32, **image})
+    model, texts = toy_clip(image={"image_size": 32, **image}), toy_texts(1)
     # Torch counts the products of attention's plain form only.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        image_D, text_D = model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), toy_texts(1))
+        image_D, text_D = model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), texts)
         (image_D.sum() + text_D.sum()).backward()
     first = next(module for module in model.image.modules() if isinstance(module, torch.nn.Conv2d))
     side = 32 // first.stride[0]
-    assert model.flops_per_sample() == counter.get_total_flops() + 2 * first.weight.numel() * side * side
+    length = int(model.text.lengths(texts))
+    assert model.flops_per_sample(length) == counter.get_total_flops() + 2 * first.weight.numel() * side * side
+    assert length < 12
+    assert model.flops_per_sample() > model.flops_per_sample(length)

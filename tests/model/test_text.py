@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from clip_toys import END, toy_texts
+from torch import Tensor
 
 from mmtrain.errors import ConfigError
 from mmtrain.model.text import TextTransformer
@@ -33,6 +34,30 @@ def test_padding_to_another_length_changes_nothing(tower: TextTransformer) -> No
     text = torch.tensor([[98, 5, 6, END]])
     padded = torch.nn.functional.pad(text, (0, 8))
     torch.testing.assert_close(tower(text), tower(padded), atol=1e-6, rtol=1e-6)
+
+
+def test_features_and_gradients_are_those_of_padded_texts() -> None:
+    texts = torch.cat([toy_texts(16), torch.zeros(1, 12, dtype=torch.long), torch.tensor([[98, 5] + 10 * [END]])])
+    found: list[list[Tensor]] = []
+    for unpad in (True, False):
+        torch.manual_seed(0)
+        tower = TextTransformer(
+            context_length=12, d_model=32, num_layers=2, num_heads=4, vocab_size=100, unpad=unpad
+        ).double()
+        features = tower(texts)
+        features.sin().sum().backward()
+        found.append([features, *(parameter.grad for parameter in tower.parameters() if parameter.grad is not None)])
+    assert len(found[0]) == len(found[1]) == 1 + len(list(tower.parameters()))
+    torch.testing.assert_close(found[0], found[1], atol=1e-12, rtol=1e-12)
+
+
+def test_blocks_see_the_tokens_up_to_the_end_only(tower: TextTransformer) -> None:
+    seen: list[torch.Size] = []
+    tower.transformer.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    texts = toy_texts(16)
+    tower(texts)
+    assert seen == [(int((texts != 0).sum()), 32)]
+    assert tower.lengths(texts).equal((texts != 0).sum(1))
 
 
 def test_the_order_of_tokens_counts(tower: TextTransformer) -> None:

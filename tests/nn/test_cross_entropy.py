@@ -49,6 +49,16 @@ def test_sums_and_gradients_are_those_of_all_logits(
         assert (found - expected).norm() <= 2 * tolerance * expected.norm()
 
 
+def test_rows_in_cache_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for in_cache in (5 * V, 10 * N * V):
+        monkeypatch.setattr("mmtrain.nn.cross_entropy.IN_CACHE", in_cache)
+        hidden, weight, target = inputs(torch.float64)
+        loss, nll = CrossEntropy(z_loss=0.1, logits_at_once=12 * V)(hidden, weight, target)
+        found.append((loss, nll, *torch.autograd.grad(loss, (hidden, weight))))
+    torch.testing.assert_close(found[0], found[1], atol=1e-13, rtol=1e-13)
+
+
 def test_derivatives_are_those_of_finite_differences() -> None:
     hidden, weight, target = inputs(torch.float64)
     hidden, weight, target = hidden[:5, :2], weight[:7, :2], target[:5] % 7

@@ -236,6 +236,15 @@ def test_siglip_learns_more_than_how_rare_right_pairs_are() -> None:
     assert losses[-1] < same_for_all - 0.5
 
 
+def test_the_cost_is_that_of_the_texts_of_the_last_batch() -> None:
+    objective, batch = small_objective(), random_batch(4)
+    full = objective.flops_per_sample
+    batch["text"][:2, 2:] = 0
+    batch["text"][:2, 2] = END
+    objective.training_step(batch, 0)
+    assert objective.flops_per_sample == objective.model.flops_per_sample((3 + 7) / 2) < full
+
+
 def test_the_temperature_stays_in_bounds() -> None:
     for value, bound in [(math.log(100), 100.0), (0.0, 1.0)]:
         objective = small_objective(optim=recipe(1.0))
