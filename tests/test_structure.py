@@ -29,7 +29,7 @@ from mmtrain.run.build import Plan, build_data, build_loggers, build_objective, 
 PACKAGE = Path(mmtrain.__file__).parent
 CONF = config_dir()
 FLOORS = (
-    {"errors", "distributed"},
+    {"errors", "distributed", "sharded"},
     {"nn", "config", "data", "optim"},
     {"model"},
     {"objective"},
@@ -38,9 +38,9 @@ FLOORS = (
     {"command"},
     {"__main__"},
 )
-WITHOUT_LIGHTNING = ("errors", "distributed", "nn", "config", "data", "optim", "model")
+WITHOUT_LIGHTNING = ("errors", "distributed", "sharded", "nn", "config", "data", "optim", "model")
 LIBRARIES = ("torch.optim.", "lightning.")
-WITHOUT_PACKAGE = {"experiment", "debug"}
+WITHOUT_PACKAGE = {"experiment", "debug", "hydra"}
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 DEBUGS = sorted(path.stem for path in (CONF / "debug").glob("*.yaml"))
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
-from mmtrain.callback.checkpoint_io import latest_checkpoint
+from mmtrain.callback.checkpoint_io import AtomicCheckpointIO, latest_checkpoint
 from mmtrain.data.download import default_cache_dir
 from mmtrain.data.shards.build import build_manifest
 from mmtrain.data.shards.write import Sample, write_shards
@@ -148,8 +148,7 @@ def rows(run: Path, *, but: str | None = None) -> list[dict[str, Any]]:
 def last_checkpoint(run: Path) -> dict[str, Any]:
     path = latest_checkpoint(run / "checkpoints")
     assert path is not None
-    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
-    return checkpoint
+    return AtomicCheckpointIO().load_checkpoint(path)
 
 
 def differences(a: Any, b: Any, where: str = "") -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from mmtrain import sharded
 from mmtrain.callback.guard import step_skipped
 from mmtrain.errors import ConfigError
 
@@ -44,8 +45,18 @@ class Ema(pl.Callback):
         self._tied: dict[str, str] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begins with the parameters, or goes on with the average of the checkpoint."""
+        """Begins with the parameters, or goes on with the average of the checkpoint.
+
+        Raises:
+            ConfigError: The strategy takes the parameters away between their uses.
+        """
         trained = _trained(pl_module)
+        if any(parameter.numel() == 0 for parameter in trained.values()):
+            raise ConfigError(
+                "there is nothing to average: ZeRO-3 empties the parameters between their uses",
+                where="callback.ema, strategy",
+                mend="set strategy=fsdp or strategy=deepspeed_zero2, or callback.ema=null",
+            )
         self._average = {
             name: self._average[name].to(parameter.device) if self._average else _copy(parameter)
             for name, parameter in trained.items()
@@ -78,6 +89,7 @@ class Ema(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Puts the parameters back."""
         if trainer.state.fn == TrainerFn.FITTING:
+            sharded.reshard(pl_module)
             _assign(_trained(pl_module), self._live)
             self._live = {}
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mmtrain import distributed
-from mmtrain.callback.gradient_norm import total_gradient_norm
+from mmtrain.callback.gradient_norm import gradient_norm
 from mmtrain.callback.recorder import is_log_step, log_row
 from mmtrain.errors import ConfigError, RunError
 from mmtrain.optim.skip import skip_where
@@ -94,7 +94,7 @@ class Guard(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Decides, before the gradient is clipped: a norm that is not finite would make all of it so."""
-        own = torch.stack([self._loss.float(), total_gradient_norm(pl_module.parameters()).float()])
+        own = torch.stack([self._loss.float(), gradient_norm(trainer, pl_module).float()])
         # In a sum of several ranks' values, one that is not finite stays so.
         loss, norm = values = distributed.all_reduce_sum(own) / distributed.world_size()
         skipped = ~values.isfinite().all()

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mmtrain import distributed
-from mmtrain.callback.gradient_norm import total_gradient_norm
+from mmtrain.callback.gradient_norm import gradient_norm
 
 
 class Recorder(pl.Callback):
@@ -42,7 +42,7 @@ class Recorder(pl.Callback):
             return
         self._learning_rate = max(float(group["lr"]) for group in optimizer.param_groups)
         if self.gradient_norm:
-            self._norm = total_gradient_norm(pl_module.parameters())
+            self._norm = gradient_norm(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from mmtrain.sharded import is_sharded
+
 Part = TypeVar("Part")
 Sums = dict[str, Tensor]
 
@@ -58,7 +60,7 @@ class _Accumulated(torch.autograd.Function):
         for part in parts:
             with torch.enable_grad():
                 loss, part_sums = loss_of(part)
-                new = torch.autograd.grad(loss, parameters, allow_unused=True)
+                new = _gradients(loss, parameters)
             outcomes.append((loss.detach(), part_sums))
             gradients = [_sum(old, more) for old, more in zip(gradients, new, strict=True)]
         ctx.gradients = gradients
@@ -71,6 +73,23 @@ class _Accumulated(torch.autograd.Function):
         (grad,) = grads
         scaled = (None if gradient is None else gradient * grad for gradient in ctx.gradients)
         return (None, None, None, None, *scaled)
+
+
+def _gradients(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Sequence[Tensor | None]:
+    """Gradients of what the parameters are now. FSDP2's stand for others that are gone after the loss was computed."""
+    if not any(map(is_sharded, parameters)):
+        return torch.autograd.grad(loss, parameters, allow_unused=True)
+    before = _exchange(parameters, [None] * len(parameters))
+    loss.backward()  # type: ignore[no-untyped-call]
+    return _exchange(parameters, before)
+
+
+def _exchange(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Sets the parameters' gradients; returns those of before."""
+    before = [parameter.grad for parameter in parameters]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    return before
 
 
 def _sum(old: Tensor | None, more: Tensor | None) -> Tensor | None:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mmtrain import distributed
+from mmtrain.optim.named import save_by_name
 from mmtrain.optim.schedule import Schedule
 
 Batch = dict[str, Any]
@@ -48,6 +49,7 @@ class Objective(pl.LightningModule):
         if (warmup := schedule.warmup(total_steps)) > total_steps:
             warnings.warn(f"the warmup of {warmup} steps is longer than the run of {total_steps}", stacklevel=2)
         optimizer = self.optim.build(self.model)
+        save_by_name(optimizer, self)
         factor = partial(schedule.factor, total_steps=total_steps)
         return {
             "optimizer": optimizer,

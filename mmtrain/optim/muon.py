@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmtrain import sharded
 from mmtrain.errors import ConfigError
 from mmtrain.optim.adamw import AdamW
 
@@ -132,29 +134,44 @@ class OrthogonalMomentum(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Updates every matrix that has a gradient."""
+        """Updates every matrix that has a gradient.
+
+        Of a sharded one, the momentum is kept and the update made in shards; in between, each rank has the whole
+        matrix for as long as it makes those of its shape orthogonal, as it would without sharding.
+        """
         assert closure is None, "Combined evaluates the closure"
         for group in self.param_groups:
-            by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+            by_shape: dict[tuple[int, int], list[tuple[Tensor, int, Tensor]]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     rows = self.rows.get(parameter, (len(parameter),))
-                    direction = self._direction(parameter, group["momentum"])
-                    for matrix, part in zip(parameter.split(rows), direction.split(rows), strict=True):
-                        by_shape.setdefault(tuple(matrix.shape), []).append((matrix, part))
-            for shape, pairs in by_shape.items():
-                matrices, directions = zip(*pairs, strict=True)
-                scale = 0.2 * math.sqrt(max(shape))
-                for matrix, update in zip(matrices, orthogonal(torch.stack(directions)), strict=True):
-                    new = matrix * (1 - group["lr"] * group["weight_decay"])
-                    new.add_(update.to(matrix.dtype), alpha=-group["lr"] * scale)
-                    self._assign(matrix, new)
+                    direction = sharded.whole(self._direction(parameter, group["momentum"]), parameter)
+                    starts = accumulate(rows, initial=0)
+                    for start, matrix in zip(starts, direction.split(rows), strict=False):
+                        by_shape.setdefault((len(matrix), matrix.shape[1]), []).append((parameter, start, matrix))
+            for shape, group_of_shape in by_shape.items():
+                parameters, starts_of, matrices = zip(*group_of_shape, strict=True)
+                updates = orthogonal(torch.stack(matrices))
+                for parameter, start, update in zip(parameters, starts_of, updates, strict=True):
+                    self._update(parameter, start, update, group, 0.2 * math.sqrt(max(shape)))
 
     def _direction(self, matrix: Tensor, momentum: float) -> Tensor:
+        """This rank's part of Nesterov's direction."""
         assert matrix.grad is not None
-        mean: Tensor = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
-        self._assign(mean, mean.lerp(matrix.grad, 1 - momentum))
-        return matrix.grad.lerp(mean, momentum)
+        mean = sharded.own_part(self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix)))
+        grad = sharded.own_part(matrix.grad)
+        self._assign(mean, mean.lerp(grad, 1 - momentum))
+        return grad.lerp(mean, momentum)
+
+    def _update(self, parameter: Tensor, start: int, update_RC: Tensor, group: dict[str, Any], scale: float) -> None:
+        """Moves those of a parameter's rows, from ``start`` on, that this rank has."""
+        rows, columns = sharded.own_region(parameter)
+        first, end = max(rows.start, start), min(rows.stop, start + len(update_RC))
+        if first < end:
+            own = sharded.own_part(parameter)[first - rows.start : end - rows.start]
+            new = own * (1 - group["lr"] * group["weight_decay"])
+            new.add_(update_RC[first - start : end - start, columns].to(own.dtype), alpha=-group["lr"] * scale)
+            self._assign(own, new)
 
     def _assign(self, target: Tensor, new: Tensor) -> None:
         # Not a product with 0: what is not finite would stay so.

@@ -12,7 +12,7 @@ import yaml
 from torch import nn
 
 from mmtrain.callback.checkpoint import read_best
-from mmtrain.callback.checkpoint_io import CheckpointRecord, latest_checkpoint, read_record, why_torn
+from mmtrain.callback.checkpoint_io import CheckpointRecord, latest_checkpoint, read_record, read_weights, why_torn
 from mmtrain.callback.ema import averaged_weights
 from mmtrain.config import instantiate
 from mmtrain.errors import RunError
@@ -26,7 +26,7 @@ class StoredRun:
 
     Attributes:
         directory: Run directory.
-        checkpoint: The checkpoint's file.
+        checkpoint: The checkpoint: a file, or a folder of shards.
         record: What is known of the checkpoint.
         config: The run's config.
     """
@@ -51,7 +51,7 @@ class StoredRun:
             RunError: The checkpoint cannot be read.
         """
         try:
-            checkpoint = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            checkpoint = read_weights(self.checkpoint)
         except (OSError, RuntimeError, pickle.UnpicklingError) as error:
             reason = f"the checkpoint cannot be read: {error}"
             raise RunError(reason, where=str(self.checkpoint), mend="name another one") from error
@@ -72,7 +72,7 @@ def open_stored(path: Path, *, newest: bool = False) -> StoredRun:
     """A run by its directory or by one of its checkpoints.
 
     Args:
-        path: Run directory: its best checkpoint, or the newest where none was named best. Or a checkpoint's file.
+        path: Run directory: its best checkpoint, or the newest where none was named best. Or a checkpoint.
         newest: Whether a directory's newest checkpoint is taken in any case.
 
     Raises:

@@ -35,6 +35,15 @@ def write(directory: Path, step: int, content: bytes = b"weights", metrics: dict
     return path
 
 
+def write_shards(directory: Path, step: int) -> Path:
+    folder = directory / "unsealed"
+    folder.mkdir()
+    for name in ("a.distcp", "b.distcp"):
+        (folder / name).write_bytes(name.encode())
+    seal(folder, checkpoint_path(directory, step), step=step, metrics={})
+    return checkpoint_path(directory, step)
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
@@ -70,19 +79,18 @@ def test_no_checkpoint_is_none_and_only_torn_ones_are_an_error(tmp_path: Path) -
 
 
 def test_a_sharded_checkpoint_is_checked_in_every_file_and_name(tmp_path: Path) -> None:
-    def shards() -> Path:
-        folder = tmp_path / "unsealed"
-        folder.mkdir()
-        for name in ("a.distcp", "b.distcp"):
-            (folder / name).write_bytes(name.encode())
-        return folder
-
-    path = checkpoint_path(tmp_path, 3)
-    for _ in range(2):
-        seal(shards(), path, step=3, metrics={})
+    path = write_shards(tmp_path, 3)
+    assert write_shards(tmp_path, 3) == path
     assert latest_checkpoint(tmp_path) == path
     (path / "b.distcp").rename(path / "c.distcp")
-    assert why_torn(path) == "its hash differs from what was written"
+    assert why_torn(path) == "b.distcp is missing"
+    write_shards(tmp_path, 3)
+    flip_a_bit(path / "b.distcp")
+    assert why_torn(path) == "the hash of b.distcp differs from what was written"
+    truncate(path / "a.distcp")
+    assert why_torn(path) == "a.distcp has 7 bytes, and 8 were written"
+    record_path(path).write_text(record_path(path).read_text().replace("b.distcp", "c.distcp"))
+    assert why_torn(path) == "its record does not belong to it"
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -161,17 +169,17 @@ def test_saving_by_the_clock_alone(tmp_path: Path) -> None:
 
 def test_a_step_is_saved_once_and_after_its_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[tuple[str, int]] = []
-    save = pl.Trainer.save_checkpoint
+    save = Checkpoint.save
 
-    def saved(self: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        events.append(("save", self.global_step))
-        save(self, *args, **kwargs)
+    def saved(self: Checkpoint, trainer: pl.Trainer) -> None:
+        events.append(("save", trainer.global_step))
+        save(self, trainer)
 
     class Watch(ToyModule):
         def on_validation_epoch_end(self) -> None:
             events.append(("validate", self.global_step))
 
-    monkeypatch.setattr(pl.Trainer, "save_checkpoint", saved)
+    monkeypatch.setattr(Checkpoint, "save", saved)
     fit(tmp_path, Watch(), Checkpoint(every_n_steps=2), eval_every=4)
     assert events == [("save", 2), ("validate", 4), ("save", 4), ("save", 6), ("validate", 8), ("save", 8)]
 

@@ -125,7 +125,7 @@ def states_on_two_ranks(directory: Path, fused: bool) -> Any:
     options["module"] = {"fused": fused}
 
     def run(**ranks: Any) -> Any:
-        return states(directory / str(distributed.rank()), [3, 5], **options, **ranks)
+        return states(directory / "run", [3, 5], **options, **ranks)
 
     return on_two_ranks(run)
 
@@ -141,7 +141,7 @@ def test_one_ranks_nan_skips_the_step_of_all_ranks(run_ranks: RunRanks, tmp_path
 
 def error_on_two_ranks(directory: Path) -> Any:
     def run(**ranks: Any) -> None:
-        own = directory / str(distributed.rank())
+        own = directory / "run"
         train(own, max_steps=9, module={"poisoned": range(2, 9)}, guard={"consecutive_limit": 1}, **ranks)
 
     with pytest.raises(RunError) as error:
