@@ -15,11 +15,21 @@ def initialized() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
+def started_by_srun() -> bool:
+    """Whether this process is one of several tasks of a SLURM step: its ranks are all there.
+
+    A batch script, a shell in an allocation (``salloc``, ``srun --pty bash``) and what they start are none, although
+    they bear most of SLURM's variables.
+    """
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+
+
 def rank() -> int:
     """Global rank: from the process group, else from the launcher's environment, else 0."""
     if initialized():
         return dist.get_rank()
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0"))))
+    local = "SLURM_PROCID" if started_by_srun() else "LOCAL_RANK"
+    return int(os.environ.get("RANK", os.environ.get(local, "0")))
 
 
 def world_size() -> int:

@@ -11,7 +11,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from mmtrain.callback.checkpoint_io import AtomicCheckpointIO
 from mmtrain.callback.final_evaluation import FinalEvaluation
@@ -21,6 +20,7 @@ from mmtrain.config import Root, derive_batch, instantiate, total_steps
 from mmtrain.logger.jsonl import JsonlLogger
 from mmtrain.nn.cross_entropy import LogitGradient
 from mmtrain.nn.transformer import Block
+from mmtrain.run.cluster import cluster_environment
 from mmtrain.run.datamodule import Data
 
 
@@ -124,13 +124,18 @@ def build_loggers(config: Root, plain: Mapping[str, Any], directory: Path, resum
     return [JsonlLogger(directory, resume_step), *chosen]
 
 
-def build_trainer(config: Root, plan: Plan, directory: Path, loggers: list[Logger]) -> pl.Trainer:
-    """Lightning's trainer, with everything off that mmtrain does itself or that would change a trajectory."""
+def build_trainer(config: Root, plan: Plan, directory: Path, loggers: list[Logger], *own: pl.Callback) -> pl.Trainer:
+    """Lightning's trainer, with everything off that mmtrain does itself or that would change a trajectory.
+
+    Args:
+        config: The config.
+        plan: What the run will do.
+        directory: The run directory.
+        loggers: Of the run.
+        own: Callbacks of the program, besides those of the config.
+    """
     callbacks = [instantiate(node, f"callback.{name}") for name, node in config.callback.items() if node is not None]
     global_batch_size: int = config.data["global_batch_size"]
-    plugins: list[Any] = [AtomicCheckpointIO()]
-    if SLURMEnvironment.detect():
-        plugins.append(SLURMEnvironment(auto_requeue=False))  # Lightning saves inside the signal handler
     return pl.Trainer(
         accelerator=config.trainer.accelerator,
         devices=plan.world_size // config.trainer.num_nodes,
@@ -151,8 +156,8 @@ def build_trainer(config: Root, plan: Plan, directory: Path, loggers: list[Logge
         enable_model_summary=False,
         default_root_dir=directory,
         logger=loggers,
-        callbacks=[StepSeed(config.seed), Recorder(global_batch_size), FinalEvaluation(), *callbacks],
-        plugins=plugins,
+        callbacks=[StepSeed(config.seed), Recorder(global_batch_size), FinalEvaluation(), *own, *callbacks],
+        plugins=[AtomicCheckpointIO(), cluster_environment()],
     )
 
 

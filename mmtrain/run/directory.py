@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
-import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
 
 from mmtrain import distributed
 from mmtrain.callback.checkpoint_io import list_checkpoints, write_atomically
 from mmtrain.errors import RunError
+from mmtrain.run.lock import Lock, await_rank_0, forget_refusals, refuse_all, take_lock
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,7 +45,7 @@ class RunDirectory:
     """Paths in a run's directory, and the lock on it, which is held until :meth:`close` or the end of the process."""
 
     path: Path
-    _lock: TextIO | None = field(default=None, repr=False)
+    _lock: Lock | None = field(default=None, repr=False)
 
     @property
     def config(self) -> Path:
@@ -92,7 +90,7 @@ class RunDirectory:
     def close(self) -> None:
         """Gives up the lock."""
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
             self._lock = None
 
 
@@ -108,26 +106,39 @@ def open_run(path: Path, config: Mapping[str, Any], fresh: bool = False) -> RunD
         RunError: If another job holds the directory, it holds a run of another config, or it cannot be written.
     """
     if distributed.rank() != 0:
+        await_rank_0(path)
         return RunDirectory(path)
     try:
-        lock = _lock(path)
-        if fresh and holds_run(path):
-            _LOG.warning("moved the old run to %s", _move_aside(path))
-            lock.close()
-            lock = _lock(path)
-        run = RunDirectory(path, lock)
-        if holds_run(path):
-            _refuse_other_config(run, config)
-        run.requeue.unlink(missing_ok=True)
-        run.done.unlink(missing_ok=True)
-        content = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True).encode()
-        write_atomically(run.config, lambda file: file.write(content))
+        try:
+            return _open(path, config, fresh)
+        except BaseException:
+            refuse_all(path)
+            raise
     except OSError as error:
         raise RunError(
             f"the run directory cannot be written: {error.strerror}",
             where=str(path),
             mend="choose another place with run.dir=..., or mend its permissions or the full disk",
         ) from error
+
+
+def _open(path: Path, config: Mapping[str, Any], fresh: bool) -> RunDirectory:
+    run = RunDirectory(path, take_lock(path))
+    try:
+        if fresh and holds_run(path):
+            _LOG.warning("moved the old run to %s", _move_aside(path))
+            run.close()
+            run = RunDirectory(path, take_lock(path))
+        if holds_run(path):
+            _refuse_other_config(run, config)
+        forget_refusals(path)
+        run.requeue.unlink(missing_ok=True)
+        run.done.unlink(missing_ok=True)
+        content = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True).encode()
+        write_atomically(run.config, lambda file: file.write(content))
+    except BaseException:
+        run.close()
+        raise
     return run
 
 
@@ -167,33 +178,6 @@ def _move_aside(path: Path) -> Path:
     while (target := path.with_name(f"{path.name}.{number}")).exists():
         number += 1
     return path.rename(target)
-
-
-def _lock(path: Path) -> TextIO:
-    """Takes the lock on a run directory, and says in it who holds it.
-
-    A POSIX record lock: unlike one of ``flock`` it is not shared with forked workers, which may outlive a killed run by
-    seconds, and it works over NFS.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    file = (path / "lock").open("a+", encoding="utf-8")
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        file.seek(0)
-        raise RunError(
-            "another job is running in this run directory",
-            where=f"{path}, held by {file.read().strip() or 'an unknown process'}",
-            mend="wait for it, stop it, or choose another name=...",
-        ) from error
-    except OSError as error:
-        _LOG.warning("the file system of %s has no locks (%s): take care that no second job uses it", path, error)
-    file.seek(0)
-    file.truncate()
-    holder = {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
-    file.write(json.dumps(holder) + "\n")
-    file.flush()
-    return file
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

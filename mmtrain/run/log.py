@@ -13,8 +13,10 @@ _LOG = logging.getLogger(__name__)
 
 def quiet_libraries() -> None:
     """Silences what Lightning says of choices that mmtrain made on purpose; real warnings still come through."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero", "compilers"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It says, at this level, which rank died while they were starting, and then kills this process.
+    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     for message in (
         r".*does not have many workers.*",
         r".*Total length of `list` across ranks is zero.*",
@@ -23,6 +25,7 @@ def quiet_libraries() -> None:
         r".*Checkpoint directory .* exists and is not empty.*",
         r".*isinstance\(treespec, LeafSpec\).*",
         r".*`_get_pg_default_device` will be deprecated.*",
+        r".*`torch.distributed.\w+_tensor` is deprecated.*",  # DeepSpeed's calls
     ):
         warnings.filterwarnings("ignore", message=message)
 
