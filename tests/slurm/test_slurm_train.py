@@ -18,7 +18,7 @@ STEPS = 40
 
 
 def arguments(shapes: Path, run: Path) -> list[str]:
-    more = ["strategy=ddp", f"budget.samples={16 * STEPS}", "callback.preemption.every_n_steps=3", "logger=wandb"]
+    more = ["strategy=fsdp", f"budget.samples={16 * STEPS}", "callback.preemption.every_n_steps=3", "logger=wandb"]
     return tiny(shapes, run, *more)
 
 
