@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -35,6 +35,7 @@ from mmtrain.strategy.deepspeed_state import (
     take_optimizer_state,
     take_weights,
 )
+from mmtrain.strategy.numerics import autocast, require_known
 
 Stage = Literal[1, 2, 3]
 _LOG = logging.getLogger(__name__)
@@ -262,12 +263,7 @@ class ZeroPrecision(DeepSpeedPrecision):
     """
 
     def __init__(self, precision: str) -> None:
-        if precision not in _NUMERICS:
-            raise ConfigError(
-                f"precision {precision} is not to be had with DeepSpeed",
-                where="trainer.precision",
-                mend=f"set one of {', '.join(_NUMERICS)}",
-            )
+        require_known(precision, _NUMERICS, "DeepSpeed")
         super().__init__(precision)  # type: ignore[arg-type]
 
     def convert_input(self, data: Any) -> Any:
@@ -276,10 +272,7 @@ class ZeroPrecision(DeepSpeedPrecision):
 
     def forward_context(self) -> AbstractContextManager[Any]:
         """For what runs outside of DeepSpeed's engine, which has its own."""
-        if self.precision != "bf16-mixed":
-            return nullcontext()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.autocast(device, dtype=torch.bfloat16)
+        return autocast(self.precision)
 
     def optimizer_step(  # type: ignore[override]
         self, optimizer: Any, model: pl.LightningModule, closure: Callable[[], Any], **kwargs: Any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from mmtrain import distributed, sharded
 from mmtrain.errors import ConfigError
+from mmtrain.strategy.numerics import autocast, require_known
 from mmtrain.strategy.sharding import Policy, shard
 
 _NUMERICS = ("32-true", "bf16-mixed")
@@ -203,17 +204,9 @@ class Autocast(Precision):
     """
 
     def __init__(self, precision: str) -> None:
-        if precision not in _NUMERICS:
-            raise ConfigError(
-                f"precision {precision} is not to be had with FSDP",
-                where="trainer.precision",
-                mend=f"set one of {', '.join(_NUMERICS)}",
-            )
+        require_known(precision, _NUMERICS, "FSDP")
         self.precision: Any = precision
 
     def forward_context(self) -> AbstractContextManager[Any]:
         """What the forward pass runs under."""
-        if self.precision == "32-true":
-            return nullcontext()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.autocast(device, dtype=torch.bfloat16, cache_enabled=False)
+        return autocast(self.precision)

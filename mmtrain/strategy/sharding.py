@@ -66,15 +66,15 @@ def shard(model: nn.Module, mesh: DeviceMesh, policy: Policy) -> list[nn.Paramet
     whole = [parameter for parameter in model.parameters() if parameter.ndim == 0]
     offload = policy.offload_policy()
     blocks = [module for module in model.modules() if isinstance(module, Block)]
-    reshard = {"reshard_after_forward": policy.reshard_after_forward}
+    reshard = policy.reshard_after_forward
     for block in blocks:
         if policy.gather_dtype is not None:
             # Autocast computes norms in fp32, with gains in fp32.
             norms: list[nn.Module] = [part for part in block.modules() if isinstance(part, nn.LayerNorm | nn.RMSNorm)]
-            fully_shard(norms, mesh=mesh, offload_policy=offload, **reshard)
+            fully_shard(norms, mesh=mesh, reshard_after_forward=reshard, offload_policy=offload)
         # Autocast decides of inputs, and gradients are summed in fp32, as under any other strategy.
         numerics = MixedPrecisionPolicy(policy.gather_dtype, torch.float32, cast_forward_inputs=False)
-        fully_shard(block, mesh=mesh, mp_policy=numerics, offload_policy=offload, **reshard)
+        fully_shard(block, mesh=mesh, mp_policy=numerics, reshard_after_forward=reshard, offload_policy=offload)
     fully_shard(model, mesh=mesh, reshard_after_forward=False, offload_policy=offload, ignored_params=set(whole))
     if isinstance(model, SeveralForwards):
         for name in model.forward_methods:
