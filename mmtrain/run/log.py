@@ -19,6 +19,7 @@ def quiet_libraries() -> None:
     logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     for message in (
         r".*does not have many workers.*",
+        r"The `srun` command is available.*",  # who started the ranks is known: see cluster_environment
         r".*Total length of `list` across ranks is zero.*",
         r".*recommended to use `self.log\(.*sync_dist=True.*",  # all ranks hold the same metrics
         r".*dataloader is not resumable.*",

@@ -228,7 +228,7 @@ def test_a_trained_run_is_exported_with_its_tokenizer_and_data(shapes: Path, pro
     published = ["model.image.stem=[]", "model.image.pool=cls", "budget.samples=160"]
     finish(start(tiny(shapes, tmp_path / "run", *published), tmp_path / "log"), tmp_path / "log")
     folder = exported(program, tmp_path / "run")
-    record = json.loads((tmp_path / "run" / "data.json").read_text())
+    record = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]
     card = (folder / "README.md").read_text()
     assert set(record["fingerprints"]) >= {"train", "tokenizer"}
     assert all(sha256 in card for sha256 in record["fingerprints"].values())

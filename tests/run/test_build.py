@@ -106,9 +106,9 @@ def test_auto_is_bf16_on_a_gpu(shapes: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_trainer_has_the_callbacks_of_the_config_and_none_of_lightnings(shapes: Path, tmp_path: Path) -> None:
     own = ["StepSeed", "Recorder", "FinalEvaluation"]
     trainer = trainer_of(config_of(shapes), tmp_path)
-    chosen = ["Throughput", "RunProgress", "Preemption", "Faults", "Guard", "Retrievals", "Checkpoint"]
+    chosen = ["Throughput", "RunProgress", "Preemption", "Watchdog", "Faults", "Guard", "Retrievals", "Checkpoint"]
     assert [type(callback).__name__ for callback in trainer.callbacks] == [*own, *chosen]
-    names = ("checkpoint", "throughput", "progress", "preemption", "faults", "guard", "retrievals")
+    names = ("checkpoint", "throughput", "progress", "preemption", "watchdog", "faults", "guard", "retrievals")
     nothing = [f"callback.{name}=null" for name in names]
     trainer = trainer_of(config_of(shapes, *nothing), tmp_path)
     assert [type(callback).__name__ for callback in trainer.callbacks] == own
