@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from mmtrain.callback.checkpoint_io import write_json
 from mmtrain.data.decode.text_tokenizer import TextTokenizer
 from mmtrain.data.decode.tokenizer import ClipTokenizer
 from mmtrain.errors import RunError
+from mmtrain.run.manifest_file import read_manifest_json
 
 TOKENIZER = "tokenizer"
 """The tokenizer's folder in the run directory."""
 
-_FILE = "data.json"
+_FILE_OF_BEFORE = "data.json"
+"""Where runs of before there were manifests keep their record."""
 _CARD = "README.md"
 
 
@@ -57,8 +58,8 @@ class _Rooted(Protocol):
     root: Path
 
 
-def record_data(data: _Fingerprinted, run: Path) -> None:
-    """Writes ``tokenizer/`` and ``data.json`` into a run's directory.
+def record_data(data: _Fingerprinted, run: Path) -> DataRecord:
+    """Writes ``tokenizer/`` into a run's directory, and returns what its manifest is to hold of the data.
 
     Args:
         data: A data node, prepared.
@@ -68,13 +69,20 @@ def record_data(data: _Fingerprinted, run: Path) -> None:
         tokenizer.save(run / TOKENIZER)
     classes = list(data.classes or ()) if isinstance(data, _Classified) else []
     licence = _licence(data.root / _CARD) if isinstance(data, _Rooted) else ""
-    write_json(run / _FILE, asdict(DataRecord(dict(data.fingerprints), classes, licence)))
+    return DataRecord(dict(data.fingerprints), classes, licence)
 
 
 def read_data_record(run: Path) -> DataRecord:
-    """The record of a run; empty for a run of before there were records."""
+    """The record in a run's manifest; empty for a run of before there were records.
+
+    Raises:
+        RunError: The manifest is damaged, or of another schema.
+    """
+    manifest = read_manifest_json(run)
+    if manifest is not None:
+        return DataRecord(**manifest.get("data", {}))
     try:
-        return DataRecord(**json.loads((run / _FILE).read_text(encoding="utf-8")))
+        return DataRecord(**json.loads((run / _FILE_OF_BEFORE).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return DataRecord()
 

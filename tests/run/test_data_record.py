@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from recorded_runs import MANIFEST
 
 from mmtrain.data.decode.text_tokenizer import TextTokenizer
 from mmtrain.errors import RunError
@@ -15,6 +17,7 @@ from mmtrain.run.data_record import (
     record_data,
     require_recorded_tokenizer,
 )
+from mmtrain.run.manifest import write_manifest
 
 CARD = """# Set
 
@@ -51,27 +54,29 @@ class Bare:
 def test_tokenizer_classes_fingerprints_and_licence_stay(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(CARD)
     node = Node(tmp_path)
-    record_data(node, tmp_path / "run")
     expected = DataRecord({"train": "f" * 64}, ["bad", "good"], "**CC BY 4.0**, by someone.")
+    assert record_data(node, tmp_path / "run") == expected
+    write_manifest(tmp_path / "run", replace(MANIFEST, data=expected))
     assert read_data_record(tmp_path / "run") == expected
     assert TextTokenizer(tmp_path / "run" / TOKENIZER).fingerprint == node.tokenizer.fingerprint
 
 
 def test_data_without_texts_or_card_leave_their_fingerprints(tmp_path: Path) -> None:
-    record_data(Bare(), tmp_path)
-    assert read_data_record(tmp_path) == DataRecord({"train": "0" * 64})
+    assert record_data(Bare(), tmp_path) == DataRecord({"train": "0" * 64})
     assert not (tmp_path / TOKENIZER).exists()
 
 
-def test_a_run_of_before_has_an_empty_record(tmp_path: Path) -> None:
+def test_a_run_of_before_has_its_record_in_a_file_of_its_own_or_an_empty_one(tmp_path: Path) -> None:
     assert read_data_record(tmp_path) == DataRecord()
+    (tmp_path / "data.json").write_text('{"fingerprints": {"train": "x"}, "classes": ["a"], "licence": "MIT"}')
+    assert read_data_record(tmp_path) == DataRecord({"train": "x"}, ["a"], "MIT")
 
 
 def test_a_run_goes_on_with_its_own_tokenizer_only(tmp_path: Path) -> None:
     node = Node(tmp_path)
     require_recorded_tokenizer(node, tmp_path / "run")
     node.fingerprints["tokenizer"] = "a" * 64
-    record_data(node, tmp_path / "run")
+    write_manifest(tmp_path / "run", replace(MANIFEST, data=record_data(node, tmp_path / "run")))
     require_recorded_tokenizer(node, tmp_path / "run")
     node.fingerprints["tokenizer"] = "b" * 64
     with pytest.raises(RunError, match=f"another tokenizer: sha256 {'a' * 64}, and now {'b' * 64}"):
