@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mmtrain import distributed
+from mmtrain.callback.alert import alert
 from mmtrain.callback.gradient_norm import gradient_norm
 from mmtrain.callback.recorder import is_log_step, log_row
 from mmtrain.errors import ConfigError, RunError
@@ -130,14 +131,18 @@ class Guard(pl.Callback):
         new, self._told = total - self._told, total
         last = self._find_last()
         _LOG.warning("skipped %d steps up to step %d, %d in all; the last: %s", new, trainer.global_step, total, last)
+        text = f"{new} up to step {trainer.global_step}, {total} in all; the last: {last}"
+        alert(trainer, "Steps skipped", text, "WARN")
         for name, count, limit in (
             ("consecutive_limit", most, self.consecutive_limit),
             ("total_limit", total, self.total_limit),
         ):
             if count > limit:
                 in_a_row = " in a row" if name == "consecutive_limit" else ""
+                reason = f"{count} steps{in_a_row} were skipped, more than callback.guard.{name} = {limit}"
+                alert(trainer, "Stopped", reason, "ERROR")
                 raise RunError(
-                    f"{count} steps{in_a_row} were skipped, more than callback.guard.{name} = {limit}",
+                    reason,
                     where=str(last),
                     mend="look at these samples; lower the learning rate or warm up longer; or raise the limit",
                 )

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from mmtrain import distributed
+from mmtrain.callback.alert import alert
 
 _LOG = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -75,6 +76,8 @@ class Preemption(pl.Callback):
             marker = Path(trainer.default_root_dir) / "REQUEUE"
             marker.write_text(f"{trainer.global_step}\n")
             _LOG.warning("asked to stop: saved step %d and wrote %s", trainer.global_step, marker)
+            text = f"It was asked to stop, and saved step {trainer.global_step} of {trainer.max_steps}."
+            alert(trainer, "Preempted", text, "INFO")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Gives the signals back."""

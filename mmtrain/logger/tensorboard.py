@@ -73,6 +73,22 @@ class TensorBoardLogger(RunLogger):
             pixels = np.asarray(PillowImage.open(image).convert("RGB")) if isinstance(image, Path) else image
             writer.add_image(key, pixels, step, dataformats="HWC")
 
+    def log_histogram(self, key: str, counts: Sequence[int], edges: Sequence[float], step: int) -> None:
+        """Adds a histogram. Sums, for which TensorBoard asks, are those of the bins' centres."""
+        if (writer := self.experiment) is not None:
+            centres, weights = (np.asarray(edges)[1:] + np.asarray(edges)[:-1]) / 2, np.asarray(counts)
+            writer.add_histogram_raw(
+                key,
+                min=edges[0],
+                max=edges[-1],
+                num=int(weights.sum()),
+                sum=float(weights @ centres),
+                sum_squares=float(weights @ centres**2),
+                bucket_limits=list(edges[1:]),
+                bucket_counts=list(counts),
+                global_step=step,
+            )
+
     def finalize(self, status: str) -> None:
         """Closes the file."""
         if self._writer is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import secrets
 from argparse import Namespace
@@ -10,11 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import wandb
 
 from mmtrain import distributed
-from mmtrain.logger.base import Cell, Image, RunLogger
+from mmtrain.config.secret import masked
+from mmtrain.logger.base import Cell, Evidence, Image, RunLogger
 from mmtrain.logger.jsonl import read_rows
+from mmtrain.logger.wandb_artifacts import log_evidence
+from mmtrain.logger.wandb_settings import private_settings
+
+_LOG = logging.getLogger(__name__)
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -28,11 +35,12 @@ class WandbLogger(RunLogger):
 
     Args:
         directory: The run directory.
-        config: The run's config, as plain dicts and values.
+        config: The run's config, as plain dicts and values; its secrets are masked.
         resume_step: The step that the run goes on from, 0 for its beginning.
         project: W&B project.
         entity: W&B team or user; None for the account's default.
-        group: W&B group, e.g. a sweep's name.
+        group: W&B group; a sweep gives its name.
+        job_type: W&B job type, by which runs of a group can be told apart.
         tags: W&B tags.
         mode: Where the run goes; the environment variable ``WANDB_MODE`` wins.
     """
@@ -45,19 +53,23 @@ class WandbLogger(RunLogger):
         project: str = "mmtrain",
         entity: str | None = None,
         group: str | None = None,
+        job_type: str = "train",
         tags: Sequence[str] = (),
         mode: Mode = "offline",
     ) -> None:
         super().__init__()
         self.directory = directory
-        self.config = dict(config)
+        self.config: dict[str, Any] = masked(config)
         self.resume_step = resume_step
         self.project = project
         self.entity = entity
         self.group = group
+        self.job_type = job_type
         self.tags = tuple(tags)
         self.mode = mode
         self._run: wandb.Run | None = None
+        self._stays_open = False
+        self._exit_code = 1
 
     @property
     def name(self) -> str:
@@ -96,10 +108,38 @@ class WandbLogger(RunLogger):
         if (run := self.experiment) is not None:
             run.log({key: wandb.Image(str(image) if isinstance(image, Path) else image)}, step=step)
 
+    def log_histogram(self, key: str, counts: Sequence[int], edges: Sequence[float], step: int) -> None:
+        """Records a histogram."""
+        if (run := self.experiment) is not None:
+            run.log({key: wandb.Histogram(np_histogram=(np.asarray(counts), np.asarray(edges)))}, step=step)
+
+    def alert(self, title: str, text: str, level: Literal["INFO", "WARN", "ERROR"]) -> None:
+        """Has W&B tell those who wish to be told; one alert of a title a minute."""
+        if (run := self.experiment) is not None:
+            run.alert(title, text, level)
+
     def finalize(self, status: str) -> None:
-        """Ends the segment."""
+        """Ends the segment, unless it is to stay open."""
+        self._exit_code = 0 if status == "success" else 1
+        if not self._stays_open:
+            self._finish()
+
+    def stay_open(self) -> None:
+        """Has `finalize` not end the segment; `close` will."""
+        self._stays_open = True
+
+    def close(self, evidence: Evidence) -> None:
+        """Records the evidence as artifacts, and ends the segment. Where none was begun, nothing is."""
         if self._run is not None:
-            self._run.finish(exit_code=0 if status == "success" else 1)
+            try:
+                log_evidence(self._run, evidence)
+            except OSError as error:
+                _LOG.warning("W&B was not given the manifest and the checkpoints: %s", error)
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._run is not None:
+            self._run.finish(exit_code=self._exit_code)
             self._run = None
 
     def _begin(self) -> wandb.Run:
@@ -109,13 +149,14 @@ class WandbLogger(RunLogger):
             project=self.project,
             entity=self.entity,
             group=self.group,
+            job_type=self.job_type,
             tags=self.tags,
             name=self.name,
             id=run_id(self.directory),
             resume="allow" if mode == "online" else None,
             mode=cast(Mode, mode),
             config=self.config,
-            settings=wandb.Settings(silent=True, console="off"),
+            settings=private_settings(),
         )
         if mode == "offline":
             for row in read_rows(self.directory / "metrics.jsonl", until_step=self.resume_step):
