@@ -9,14 +9,15 @@ from cluster import Cluster, wait_until
 from tiny_run import finish, rows, start, tiny
 
 SEEDS = (1, 2, 3, 4)
-STEPS = 30
+STEPS = 120
 
 
 @pytest.mark.slow
 def test_all_jobs_of_an_array_finish_once_and_the_preempted_one_goes_on(
     cluster: Cluster, shapes: Path, tmp_path: Path
 ) -> None:
-    shared = [line for line in tiny(shapes, tmp_path, f"budget.samples={16 * STEPS}") if not line.startswith("run.dir")]
+    length = [f"budget.samples={16 * STEPS}", "trainer.eval_every_n_steps=40"]
+    shared = [line for line in tiny(shapes, tmp_path, *length) if not line.startswith("run.dir")]
     command = ["sweep", *shared, f"seed={','.join(map(str, SEEDS))}", "--name", "four", "--slurm"]
     said = finish(start(command, tmp_path / "said.log", **cluster.environment), tmp_path / "said.log")
     job = said.partition("submitted job ")[2].partition(":")[0]
@@ -27,7 +28,11 @@ def test_all_jobs_of_an_array_finish_once_and_the_preempted_one_goes_on(
     cluster.run("scancel", "--signal=USR1", elements[2])
     wait_until(lambda: cluster.state(elements[2]) == "PENDING", "the third job is queued again", 60)
     preempted_at = int((runs[3] / "REQUEUE").read_text())
-    cluster.start_now(elements[2])
+    again = finish(start(command, tmp_path / "again.log", **cluster.environment), tmp_path / "again.log")
+    assert "1 preempted" in again
+    assert "nothing is to run" in again, "it waits in the queue, and is not submitted twice"
+    if cluster.state(elements[2]) == "PENDING":  # and the command took less than the two minutes for which it waits
+        cluster.start_now(elements[2])
     for element in elements:
         wait_until(lambda element=element: cluster.state(element) == "COMPLETED", f"{element} is done", 120)
 
@@ -41,5 +46,6 @@ def test_all_jobs_of_an_array_finish_once_and_the_preempted_one_goes_on(
         trained = [row["step"] for row in rows(run) if "train/loss" in row]
         assert trained == list(range(1, STEPS + 1)), "each step once"
     assert f"going on at step {preempted_at} of {STEPS}" in (runs[3] / "log.txt").read_text()
-    again = start(command, tmp_path / "again.log", **cluster.environment)
-    assert "nothing is to run" in finish(again, tmp_path / "again.log")
+    assert len((tmp_path / "sweeps" / "four" / "submissions.jsonl").read_text().splitlines()) == 1
+    status = start(["sweep", "status", "sweeps/four"], tmp_path / "status.log", **cluster.environment)
+    assert "sweeps/four: 4 done" in finish(status, tmp_path / "status.log")

@@ -9,12 +9,12 @@ from cluster import Cluster, wait_until
 from tiny_run import differences, kill_group, last_checkpoint, rows, start, tiny
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-STEPS = 30
+STEPS = 120
 
 
 @pytest.mark.slow
 def test_a_multirun_of_two_jobs_survives_the_preemption_of_one(cluster: Cluster, shapes: Path, tmp_path: Path) -> None:
-    shared = tiny(shapes, tmp_path / "run_${seed}", f"budget.samples={16 * STEPS}")
+    shared = tiny(shapes, tmp_path / "run_${seed}", f"budget.samples={16 * STEPS}", "trainer.eval_every_n_steps=40")
     resources = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=10"]
     process = start(["multirun", *shared, *resources, "seed=1,2"], tmp_path / "said.log", **cluster.environment)
     try:
