@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ from PIL import Image
 from stored_runs import CLIP, write_run
 from tiny_run import Program
 
-from mmtrain.config import compose, validate
 from mmtrain.data.decode.text_tokenizer import TextTokenizer
 from mmtrain.data.packed_text import PackedText
 from mmtrain.data.shards.write import write_shards
@@ -87,18 +85,25 @@ def test_an_export_is_used(tmp_path: Path, program: Program, monkeypatch: pytest
         assert done.returncode == 0, done.stderr
 
 
-def training_commands() -> list[str]:
-    text = "\n".join(page.read_text() for page in [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))])
-    return re.findall(r"^python -m mmtrain (experiment=[^#\n]*)", text, re.MULTILINE)
-
-
-@pytest.mark.parametrize("command", training_commands())
-def test_every_training_command_of_the_documentation_is_valid(command: str) -> None:
-    validate(compose(shlex.split(command)))
-
-
 def test_every_file_that_the_documentation_names_exists() -> None:
     root = DOCS.parent
-    for page in DOCS.glob("*.md"):
-        for name in re.findall(r"`((?:benchmarks|mmtrain|tests|conf|slurm)/[\w/.]+)`", page.read_text()):
-            assert (root / name).exists(), f"{page.name} names {name}"
+    for page in [root / "README.md", root / "CONTRIBUTING.md", *DOCS.glob("*.md"), *root.glob("examples/*/README.md")]:
+        folders = "benchmarks|mmtrain|tests|conf|slurm|examples|notebooks|docs"
+        for name in re.findall(rf"`((?:{folders})/[\w/.]+)`", page.read_text()):
+            if not re.search(r"NAME|/X/|/\.\.\.", name):
+                assert (root / name).exists(), f"{page.name} names {name}"
+
+
+def shown_code(page: Path) -> list[tuple[str, str]]:
+    """Blocks of code that a page shows of a file: ``<!-- of FILE -->`` stands above them."""
+    found = re.findall(r"^<!-- of (\S+) -->\n```\w*\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(found) == page.read_text().count("<!-- of "), "a mark without its block"
+    return found
+
+
+def test_the_code_that_is_shown_is_that_of_the_files() -> None:
+    shown = [(page.name, *block) for page in DOCS.glob("*.md") for block in shown_code(page)]
+    assert len(shown) >= 7
+    for page, name, code in shown:
+        text = (DOCS.parent / name).read_text()
+        assert code in text, f"{page} shows other code than {name} has"

@@ -167,10 +167,7 @@ class Attention(nn.Module):
             rotation: Rotary embedding of the tokens' positions.
             cache: Keys and values of the tokens before, to which these are added; then there is no layout.
         """
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in self.qkv(x).split(self.qkv_sizes, dim=-1))
-        q, k = self.q_norm(q), self.k_norm(k)
-        if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
+        q, k, v = self.project(x, rotation)
         dropout = self.dropout if self.training else 0.0
         if cache is not None:
             assert layout is None and self.causal, "a cache serves rows of one document"
@@ -181,6 +178,14 @@ class Attention(nn.Module):
         else:
             y = _dense(q, k, v, mask=None, causal=self.causal, dropout=dropout)
         return self.out(y.flatten(-2))
+
+    def project(self, x: Tensor, rotation: Rotation | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries ``(..., H, K)``, and keys and values ``(..., G, K)``, of tokens ``(..., D)``."""
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in self.qkv(x).split(self.qkv_sizes, dim=-1))
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        return q, k, v
 
 
 def _dense(
