@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/scale.py`: what ranks measure, what theory says, and how both are shown."""
