@@ -47,7 +47,7 @@ def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> RunRanks:
 def program(capsys: pytest.CaptureFixture[str]) -> Iterator[Program]:
     """The command line in this process, for what needs no process of its own."""
     root, threads = logging.getLogger(), torch.get_num_threads()
-    handlers, level = root.handlers, root.level
+    handlers, level = list(root.handlers), root.level  # Hydra changes the list itself
 
     def run(*arguments: object) -> Outcome:
         capsys.readouterr()
