@@ -69,7 +69,7 @@ class Watch(threading.Thread):
         if self._pulse is None:
             return None
         self._unwinding.set()
-        if _is_broken_connection(error):
+        if is_broken_connection(error):
             self._pulse.suspect()
             self._pulse.found.wait(self._patience.suspected + 2 * self._patience.answer)
         if not self._pulse.found.is_set():
@@ -151,7 +151,7 @@ class Watch(threading.Thread):
         return True
 
 
-def _is_broken_connection(error: Exception) -> bool:
+def is_broken_connection(error: Exception) -> bool:
     """Whether ``error`` is one of a collective. Gloo raises plain errors, so that their text has to tell."""
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(word in text for word in _BROKEN)

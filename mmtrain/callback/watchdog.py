@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from mmtrain.callback import stacks
 from mmtrain.callback.board import Cause, open_board
-from mmtrain.callback.children import take_over
-from mmtrain.callback.heartbeat import Heart
+from mmtrain.callback.children import first_death, take_over
+from mmtrain.callback.heartbeat import Heart, ranges
 from mmtrain.callback.pulse import Patience, Pulse
-from mmtrain.callback.watch import EXIT_STATUS, Watch
+from mmtrain.callback.watch import EXIT_STATUS, Watch, is_broken_connection
 from mmtrain.errors import ConfigError, RunError
+
+_DEATH_SHOWS_S = 2.0
 
 
 class Watchdog(pl.Callback):
@@ -190,4 +193,20 @@ def blamed(trainer: pl.Trainer) -> Iterator[None]:
             if isinstance(callback, Watchdog) and callback.cause is not None:
                 callback.close()
                 raise callback.error or SystemExit(EXIT_STATUS) from error
+        if is_broken_connection(error) and (death := _death_of_a_child(trainer)) is not None:
+            raise death from error
         raise
+
+
+def _death_of_a_child(trainer: pl.Trainer) -> RunError | None:
+    """The end of a rank that this process started, where a connection broke before anything was watched."""
+    children, deadline = take_over(trainer), time.monotonic() + _DEATH_SHOWS_S
+    while (death := first_death(children)) is None and children and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if death is None:
+        return None
+    return RunError(
+        f"{ranges(death.ranks)} is gone: {death.reason}",
+        where="the start of the ranks",
+        mend="look for the out-of-memory killer (dmesg); the same command goes on from the last checkpoint",
+    )

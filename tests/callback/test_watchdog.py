@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 from torch.distributed import HashStore
 from toy_run import train
@@ -20,8 +21,8 @@ from toy_run import train
 from mmtrain.callback.board import Board, Cause
 from mmtrain.callback.heartbeat import Heart, Position, table
 from mmtrain.callback.pulse import Patience, Pulse
-from mmtrain.callback.watchdog import Watchdog
-from mmtrain.errors import ConfigError
+from mmtrain.callback.watchdog import Watchdog, blamed
+from mmtrain.errors import ConfigError, RunError
 
 SCRIPT = Path(__file__).with_name("watched_run.py")
 ROOT = Path(__file__).parents[2]
@@ -184,3 +185,14 @@ def test_slow_parts_that_get_on_are_let_go_on_and_a_hang_is_not(tmp_path: Path) 
     assert "hang_here" in said.partition("the job hangs")[0], "printed on demand"
     assert "in the training step (step 6)" in said
     assert "hang_here" in (tmp_path / "stacks" / "rank_0.txt").read_text()
+
+
+def test_a_rank_that_dies_before_anything_is_watched_is_named(tmp_path: Path) -> None:
+    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, default_root_dir=tmp_path)
+    child = subprocess.Popen(["sleep", "60"])
+    trainer.strategy.launcher.procs.append(child)  # type: ignore[union-attr]
+    child.kill()
+    with pytest.raises(RunError, match=f"rank 1 is gone: process {child.pid} was killed by SIGKILL"), blamed(trainer):
+        raise RuntimeError("Read error: Connection reset by peer")
+    with pytest.raises(RuntimeError, match="of its own"), blamed(trainer):
+        raise RuntimeError("an error of its own")
