@@ -36,6 +36,8 @@ from tiny_run import differences, finish, kill_group, last_checkpoint, rows, sta
 VICTIMS = ("rank 0", "rank 1", "worker of rank 0", "worker of rank 1")
 EARLY = ("start-up", "before its first row")
 END_WITHIN_S = 60.0
+MOST_WAIT = 2 * EVAL_EVERY
+"""Steps after which a moment that does not come is given up, so that there is a run left for the kills after it."""
 HEADER = "| # | moment | step | killed | all ended after | what the job said | resumed from | steps lost |"
 
 
@@ -71,7 +73,7 @@ def plan(kills: int, steps: int, seed: int) -> list[Kill]:
         max(1, round((number + draw.uniform(0.2, 0.9)) * (steps - EVAL_EVERY) / kills)) for number in range(kills)
     ]
     return [
-        Kill(moment, target, steps - 4, draw.random(), draw.choice(VICTIMS[:2] if moment in EARLY else VICTIMS))
+        Kill(moment, target, min(steps - 4, target + MOST_WAIT), draw.random(), draw.choice(VICTIMS[:2] if moment in EARLY else VICTIMS))
         for moment, target in zip(moments, targets, strict=True)
     ]
 

@@ -30,12 +30,12 @@ def in_evaluation(run: Path) -> bool:
 
 def is_writing(run: Path) -> bool:
     """Whether a checkpoint stands under a name for the time of its writing."""
-    return any((run / "checkpoints").glob(".step_*"))
+    return any((run / "checkpoints").glob(".step_*.unsealed"))
 
 
 def is_sealing(run: Path) -> bool:
-    """Whether a checkpoint has its name, and no record yet."""
-    return any(not path.with_suffix(".json").exists() for path in (run / "checkpoints").glob("step_*.ckpt"))
+    """Whether the record that vouches for a checkpoint is being written. What follows is two renames."""
+    return any((run / "checkpoints").glob(".step_*.json.partial"))
 
 
 MOMENTS: dict[str, Callable[[Path], bool] | None] = {
