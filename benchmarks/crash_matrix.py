@@ -73,7 +73,13 @@ def plan(kills: int, steps: int, seed: int) -> list[Kill]:
         max(1, round((number + draw.uniform(0.2, 0.9)) * (steps - EVAL_EVERY) / kills)) for number in range(kills)
     ]
     return [
-        Kill(moment, target, min(steps - 4, target + MOST_WAIT), draw.random(), draw.choice(VICTIMS[:2] if moment in EARLY else VICTIMS))
+        Kill(
+            moment,
+            target,
+            min(steps - 4, target + MOST_WAIT),
+            draw.random(),
+            draw.choice(VICTIMS[:2] if moment in EARLY else VICTIMS),
+        )
         for moment, target in zip(moments, targets, strict=True)
     ]
 

@@ -48,7 +48,9 @@ def test_moments_are_told_by_what_stands_in_the_directory(tmp_path: Path, monkey
     assert moments.in_evaluation(tmp_path) and moments.is_writing(tmp_path) and not moments.is_sealing(tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 10, "eval/loss": 1.0}\n{"step": 11, "tr')
-    (folder / ".step_00000010.ckpt.unsealed").rename(folder / "step_00000010.ckpt")
+    (folder / ".step_00000010.ckpt.unsealed").unlink()
+    record = folder / ".step_00000010.json.partial"
+    record.touch()
     assert not moments.in_evaluation(tmp_path) and not moments.is_writing(tmp_path) and moments.is_sealing(tmp_path)
-    (folder / "step_00000010.json").touch()
+    record.rename(folder / "step_00000010.json")
     assert not moments.is_sealing(tmp_path)
