@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,3 +118,27 @@ def test_all_ranks_learn_that_a_folder_of_shards_does_not_fit(disk: Path, run_ra
     assert first[1] is not None
     assert steps(disk) == [1, 3]
     assert latest_checkpoint(disk) == checkpoint_path(disk, 3)
+
+
+def write_over_a_limit(directory: Path) -> str | None:
+    """A save of two ranks, of which the second one may not write its shards."""
+    torch.manual_seed(0)
+    model = nn.Linear(128, 256)
+    fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    writer = Writer(lambda *_: None, background=True)
+    if dist.get_rank() == 1:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    writer.start({"state_dict": model.state_dict()}, Save(checkpoint_path(directory, 1), 1, {}, best=False))
+    written = writer.wait()
+    if dist.get_rank() == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert written is not None
+    return written.error
+
+
+def test_a_folder_that_lacks_another_ranks_shards_is_not_named(tmp_path: Path, run_ranks: RunRanks) -> None:
+    first, second = run_ranks(2, write_over_a_limit, tmp_path)
+    assert first == second
+    assert "rank 1" in first
+    assert list(tmp_path.iterdir()) == []
