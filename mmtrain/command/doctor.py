@@ -17,7 +17,7 @@ from mmtrain.data.doctor.layout import Layout, Walk, layout, layout_findings, wa
 from mmtrain.data.doctor.stages import Speed, Staged
 from mmtrain.data.doctor.verdict import Finding, Training, verdict
 from mmtrain.errors import ConfigError
-from mmtrain.logger.jsonl import read_rows
+from mmtrain.logger.rows import read_rows
 from mmtrain.run.build import build_data, world_size
 
 _RECENT = 20  # rows of a run's speed whose median counts

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from rich.text import Text
 import mmtrain
 from mmtrain import distributed
 from mmtrain.command.diff import plain_console, trees_of
+from mmtrain.command.interrupt import terminated_as_interrupted
 from mmtrain.command.train import train_composed
 from mmtrain.config import Composed, validate
 from mmtrain.errors import RunError
@@ -51,7 +50,7 @@ def reproduce_run(argv: list[str]) -> int:
     exact = arguments.tolerance is None
     plan = plan_reproduction(arguments.run, out, arguments.steps, arguments.overrides, exact=exact)
     with ExitStack() as stack:
-        stack.enter_context(_interruptible())
+        stack.enter_context(terminated_as_interrupted())
         checkout = None
         if arguments.at is not None:
             checkout = stack.enter_context(checked_out(arguments.at, plan.then, Path(mmtrain.__file__).parent))
@@ -106,16 +105,6 @@ def _rerun(directory: Path) -> None:
     composed = Composed(config, {}, origin.overrides, {})
     validate(composed)
     train_composed(composed, origin)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Has SIGTERM, as Ctrl-C does, end what was started and clear away what was checked out."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Told:

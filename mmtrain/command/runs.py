@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.errors import ConfigError, did_you_mean
+from mmtrain.run.dotted import flatten, has, value_at
 from mmtrain.run.listing import ListedRun, list_runs
 from mmtrain.run.state import STATES, RunState
 
@@ -90,16 +91,16 @@ def _where(text: str) -> _Where:
 def _refuse_unknown_keys(found: Sequence[ListedRun], where: Sequence[_Where]) -> None:
     configs = [run.config for run in found if run.config]
     for key, _ in where:
-        if configs and not any(_has(config, key) for config in configs):
-            known = {name for config in configs for name in _keys(config, "")}
+        if configs and not any(has(config, key) for config in configs):
+            known = {name for config in configs for name in flatten(config)}
             raise ConfigError(f"no run's config has the key {key!r}", where="--where", mend=did_you_mean(key, known))
 
 
 def _matches(run: ListedRun, condition: _Where) -> bool:
     key, text = condition
-    if not _has(run.config, key):
+    if not has(run.config, key):
         return False
-    value = _value(run.config, key)
+    value = value_at(run.config, key)
     if isinstance(value, bool) or value is None:
         return text.lower() == ("null" if value is None else str(value).lower())
     if isinstance(value, int | float):
@@ -108,28 +109,6 @@ def _matches(run: ListedRun, condition: _Where) -> bool:
         except ValueError:
             return False
     return text == (value if isinstance(value, str) else json.dumps(value))
-
-
-def _has(config: dict[str, Any], key: str) -> bool:
-    try:
-        _value(config, key)
-    except KeyError:
-        return False
-    return True
-
-
-def _value(node: Any, key: str) -> Any:
-    for part in key.split("."):
-        if not isinstance(node, dict):
-            raise KeyError(key)
-        node = node[part]
-    return node
-
-
-def _keys(node: Any, prefix: str) -> list[str]:
-    if not isinstance(node, dict):
-        return [prefix.removesuffix(".")]
-    return [key for name, child in node.items() for key in _keys(child, f"{prefix}{name}.")]
 
 
 def _sorted(found: Sequence[ListedRun], key: str, *, reverse: bool) -> list[ListedRun]:

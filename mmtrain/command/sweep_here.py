@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from rich.console import Console
 from rich.live import Live
 
+from mmtrain.command.interrupt import terminated_as_interrupted
 from mmtrain.run.sweep.local import Pool, require_share
 from mmtrain.run.sweep.plan import Element, Sweep
 from mmtrain.run.sweep.search import drawn
@@ -43,7 +43,7 @@ def run_here(planned: Sweep, missing: Sequence[int], jobs: int, command: str) ->
     trainer, gpus = planned.base_config()["trainer"], _gpus()
     require_share(trainer["devices"], gpus if trainer["accelerator"] != "cpu" else [], jobs)
     pool = Pool(planned, [element for element in elements if element.index in missing], jobs, gpus)
-    with _terminated_like_interrupted():
+    with terminated_as_interrupted():
         try:
             _watch(planned, elements, pool)
         except KeyboardInterrupt:
@@ -120,15 +120,6 @@ def _say_changes(elements: Sequence[Element], found: dict[int, Status], seen: di
             seen[element.index] = status.state
             note = f": {status.note}" if status.state == State.FAILED else ""
             print(f"{status.state}: {element.name}{note} ({counts(found.values())})", flush=True)
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _gpus() -> list[str]:

@@ -16,7 +16,7 @@ from mmtrain import distributed
 from mmtrain.callback.checkpoint_io import latest_checkpoint, read_record
 from mmtrain.callback.watchdog import blamed
 from mmtrain.config import Composed, Root, compose, typed, validate
-from mmtrain.logger.jsonl import read_rows
+from mmtrain.logger.rows import read_rows
 from mmtrain.run.build import build_data, build_loggers, build_objective, build_trainer, plan_run, world_size
 from mmtrain.run.cluster import require_ranks, tell_batch_script
 from mmtrain.run.data_record import record_data, require_recorded_tokenizer

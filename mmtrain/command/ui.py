@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import signal
 import sys
 import tempfile
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from tensorboard import program
 
+from mmtrain.command.interrupt import terminated_as_interrupted
 from mmtrain.errors import RunError
 from mmtrain.run.report.feed import Feed
 
@@ -33,9 +33,8 @@ def ui(argv: Sequence[str]) -> None:
     roots = arguments.root or [path for path in map(Path, _DEFAULT_ROOTS) if path.is_dir()]
     if not roots:
         raise RunError("there is neither runs/ nor sweeps/ here", mend="name a directory of runs")
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with tempfile.TemporaryDirectory(prefix="mmtrain-ui-") as folder:
+        with terminated_as_interrupted(), tempfile.TemporaryDirectory(prefix="mmtrain-ui-") as folder:
             feed = Feed(roots, Path(folder))
             url = _serve(folder, arguments.host, arguments.port)
             print(f"{len(feed)} runs of {', '.join(map(str, roots))} at {url} (Ctrl-C ends it)", flush=True)
@@ -44,8 +43,6 @@ def ui(argv: Sequence[str]) -> None:
             _feed(feed)
     except KeyboardInterrupt:
         print("ended")
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _feed(feed: Feed) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
-import math
 import os
 import shutil
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,8 @@ from typing import Any
 from PIL import Image as PillowImage
 
 from mmtrain import distributed
-from mmtrain.errors import RunError
 from mmtrain.logger.base import Cell, Image, RunLogger
-
-Row = dict[str, Any]
-
-_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+from mmtrain.logger.rows import line_of, read_rows
 
 
 class JsonlLogger(RunLogger):
@@ -66,7 +60,7 @@ class JsonlLogger(RunLogger):
         if self._file is None:
             _cut(self.path, self.resume_step)
             self._file = self.path.open("a", encoding="utf-8")
-        self._file.write(_line({"step": step, **metrics}))
+        self._file.write(line_of({"step": step, **metrics}))
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -98,44 +92,9 @@ class JsonlLogger(RunLogger):
         return path
 
 
-def read_rows(path: Path, until_step: int | None = None) -> Iterator[Row]:
-    """The rows of a ``metrics.jsonl`` as written, up to and with ``until_step``; a torn last line is left out.
-
-    Raises:
-        RunError: If a line other than the last is no JSON object with a step.
-    """
-    if not path.exists():
-        return
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            row = json.loads(line)
-            step = row["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                "a row of the metrics is damaged", where=f"{path}:{number}", mend="delete this line or restore the file"
-            ) from error
-        if until_step is None or step <= until_step:
-            yield {key: _from_json(value) for key, value in row.items()}
-
-
-def _from_json(value: Any) -> Any:
-    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
-
-
-def _line(row: Row) -> str:
-    return json.dumps({key: _to_json(value) for key, value in row.items()}, allow_nan=False) + "\n"
-
-
-def _to_json(value: Any) -> Any:
-    if not isinstance(value, float) or math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-
-
 def _cut(path: Path, step: int) -> None:
     """Removes rows after ``step`` and a torn last line, atomically."""
-    kept = "".join(_line(row) for row in read_rows(path, until_step=step))
+    kept = "".join(line_of(row) for row in read_rows(path, until_step=step))
     if path.exists() and path.read_text(encoding="utf-8", errors="replace") == kept:
         return
     partial = path.with_name(f".{path.name}.partial")

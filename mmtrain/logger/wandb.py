@@ -17,7 +17,7 @@ import wandb
 from mmtrain import distributed
 from mmtrain.config.secret import masked
 from mmtrain.logger.base import Cell, Evidence, Image, RunLogger
-from mmtrain.logger.jsonl import read_rows
+from mmtrain.logger.rows import read_rows
 from mmtrain.logger.wandb_artifacts import log_evidence
 from mmtrain.logger.wandb_settings import private_settings
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmtrain.run.dotted import flatten
 from mmtrain.run.evidence import Evidence
 from mmtrain.run.git_state import patch_parts
 from mmtrain.run.source_tree import SUFFIXES
@@ -94,17 +95,6 @@ def compare(a: Evidence, b: Evidence, names: tuple[str, str] = ("A", "B")) -> Di
         losses=first_difference(_losses(a), _losses(b)),
         notes=notes,
     )
-
-
-def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A config with dotted keys; an empty mapping is a value."""
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def first_difference(a: Mapping[int, float], b: Mapping[int, float]) -> FirstDifference:

@@ -14,6 +14,7 @@ import yaml
 from mmtrain import distributed
 from mmtrain.callback.checkpoint_io import list_checkpoints, write_atomically
 from mmtrain.errors import RunError
+from mmtrain.run.dotted import flatten
 from mmtrain.run.lock import Lock, await_rank_0, forget_refusals, refuse_all, take_lock
 
 _LOG = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ def holds_run(path: Path) -> bool:
 
 def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Keys whose change changes the trajectory, in dotted form, with their old and new values."""
-    flat_old, flat_new = _flat(_plain(old)), _flat(_plain(new))
+    flat_old, flat_new = flatten(_plain(old)), flatten(_plain(new))
     keys = sorted(flat_old.keys() | flat_new.keys())
     pairs = {key: (flat_old.get(key, _ABSENT), flat_new.get(key, _ABSENT)) for key in keys if not _is_free(key)}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
@@ -184,16 +185,6 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config as it reads back from YAML's and JSON's common ground: tuples are lists."""
     plain: dict[str, Any] = json.loads(json.dumps(config))
     return plain
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _is_free(key: str) -> bool:

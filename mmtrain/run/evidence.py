@@ -12,7 +12,7 @@ import yaml
 
 from mmtrain.config.secret import masked
 from mmtrain.errors import RunError
-from mmtrain.logger.jsonl import Row, read_rows
+from mmtrain.logger.rows import Row, read_rows
 from mmtrain.run.code_state import CodeState
 from mmtrain.run.data_record import DataRecord, read_data_record
 from mmtrain.run.environment import Environment

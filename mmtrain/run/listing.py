@@ -6,7 +6,6 @@ Loads neither PyTorch nor a YAML file: ten thousand runs are listed in about a s
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.errors import RunError
+from mmtrain.logger.rows import number
 from mmtrain.run.manifest_file import NAME, SCHEMA, read_head
 from mmtrain.run.state import RunState, state_of
 
 _HEAD = frozenset({"schema", "total_steps", "segments", "best", "final"})
 _TAIL_BYTES = 1 << 16
 _LOSS, _SPEED = "train/loss", "throughput/samples_per_second"
-_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 @dataclass(frozen=True)
@@ -192,5 +191,5 @@ def _read_best(checkpoints: Path) -> dict[str, Any] | None:
 
 
 def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
-    read = {name: _NOT_FINITE.get(value, value) if isinstance(value, str) else value for name, value in metrics.items()}
+    read = {name: number(value) for name, value in metrics.items()}
     return {name: value for name, value in read.items() if isinstance(value, int | float)}

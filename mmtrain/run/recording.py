@@ -21,7 +21,7 @@ from mmtrain.callback.checkpoint import read_best
 from mmtrain.config import Composed
 from mmtrain.config.secret import mask_argument, mask_arguments, mask_urls, masked
 from mmtrain.errors import RunError, UserError
-from mmtrain.logger.jsonl import read_rows
+from mmtrain.logger.rows import read_rows
 from mmtrain.run.code_state import read_code_state, write_patches
 from mmtrain.run.data_record import DataRecord, read_data_record
 from mmtrain.run.energy import CpuCounter, Energy, GpuCounter

@@ -13,6 +13,7 @@ import yaml
 import mmtrain
 from mmtrain.callback.checkpoint_io import write_json
 from mmtrain.errors import RunError
+from mmtrain.logger.rows import Tail
 from mmtrain.run.code_state import CodeState
 from mmtrain.run.compare import Difference, compare
 from mmtrain.run.evidence import Evidence, gather
@@ -21,7 +22,7 @@ from mmtrain.run.origin import write_origin
 from mmtrain.run.reproduce_child import Child
 from mmtrain.run.reproduce_code import Checkout
 from mmtrain.run.reproduce_plan import Plan, as_overrides
-from mmtrain.run.reproduce_rows import Deviation, RowComparison, Tail
+from mmtrain.run.reproduce_rows import Deviation, RowComparison
 from mmtrain.run.source_tree import source_tree
 
 RECEIPT = "reproduction.json"
@@ -139,7 +140,8 @@ def _follow(
             data_known = True
             if not _same_data(plan.then, manifest):
                 return outcome(False, other_data=True)
-        for row in tail.read():
+        rows, _ = tail.read()
+        for row in rows:
             if (deviation := comparison.take(row)) is not None:
                 return outcome(False, deviation=deviation)
             told(row["step"])

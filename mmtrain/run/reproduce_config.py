@@ -12,8 +12,8 @@ import yaml
 from mmtrain.config.override import parse_override
 from mmtrain.config.secret import MASK, masked
 from mmtrain.errors import ConfigError, RunError, did_you_mean
-from mmtrain.run.compare import flatten
 from mmtrain.run.directory import config_differences
+from mmtrain.run.dotted import flatten
 from mmtrain.run.evidence import Evidence
 from mmtrain.run.manifest import Manifest
 from mmtrain.run.source_tree import json_sha256

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from mmtrain.logger.jsonl import Row
+from mmtrain.logger.rows import Row
 
 Values = Mapping[str, float]
 
@@ -107,31 +105,6 @@ class RowComparison:
             return False
         self.largest = max(self.largest, deviation)
         return True
-
-
-class Tail:
-    """The rows that a file of metrics gets, as they are written.
-
-    Args:
-        path: The file, which need not be there yet.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._position = 0
-
-    def read(self) -> Iterator[Row]:
-        """The whole rows that came since the last call."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._position)
-                new = file.read()
-        except FileNotFoundError:
-            return
-        whole = new[: new.rfind(b"\n") + 1]
-        self._position += len(whole)
-        for line in whole.splitlines():
-            yield {name: float(value) if isinstance(value, str) else value for name, value in json.loads(line).items()}
 
 
 def by_step(rows: Iterable[Row]) -> dict[int, dict[str, float]]:

@@ -16,7 +16,7 @@ from toy_run import BATCH, ToyModule, rows_of, train
 from mmtrain.callback.gradient_norm import total_gradient_norm
 from mmtrain.callback.rng import StepSeed, stable_seed
 from mmtrain.callback.throughput import Throughput, peak_flops
-from mmtrain.logger.jsonl import read_rows
+from mmtrain.logger.rows import read_rows
 
 
 def test_rows_hold_what_the_step_returned_and_was_made_with(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tiny_run import STEPS, Program, rows, write_shapes
 
 from mmtrain.callback.checkpoint import read_best
-from mmtrain.logger.jsonl import read_rows
+from mmtrain.logger.rows import read_rows
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from mmtrain.errors import RunError
-from mmtrain.logger.jsonl import JsonlLogger, read_rows
+from mmtrain.logger.jsonl import JsonlLogger
+from mmtrain.logger.rows import read_rows
 
 
 def test_a_row_is_on_disk_as_soon_as_it_is_logged(tmp_path: Path) -> None:

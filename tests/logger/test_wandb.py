@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mmtrain.logger.jsonl import read_rows
+from mmtrain.logger.rows import read_rows
 from mmtrain.logger.wandb import run_id
 
 ROOT = Path(__file__).parents[2]

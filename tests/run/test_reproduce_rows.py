@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mmtrain.run.reproduce_rows import Deviation, RowComparison, Tail, by_step
+from mmtrain.run.reproduce_rows import Deviation, RowComparison, by_step
 
 ROWS: list[dict[str, Any]] = [
     {"step": 1, "train/loss": 3.0, "samples": 16.0},
@@ -99,16 +98,3 @@ def test_a_tolerance_is_a_share_of_large_values_and_absolute_for_small_ones() ->
     assert small.take({"step": 1, "a": 0.0105}) is None
     for now in (math.nan, math.inf):
         assert fed(comparison(0.9), changed(0, loss=now)) is not None
-
-
-def test_a_tail_gives_whole_rows_once_as_they_come(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    tail = Tail(path)
-    assert list(tail.read()) == []
-    path.write_text('{"step": 1, "a": "NaN"}\n{"step": 2, "a"')
-    (row,) = tail.read()
-    assert row["step"] == 1 and math.isnan(row["a"])
-    assert list(tail.read()) == []
-    with path.open("a") as file:
-        file.write(': "-Infinity"}\n{"step": 3}\n')
-    assert list(tail.read()) == [{"step": 2, "a": -math.inf}, {"step": 3}]

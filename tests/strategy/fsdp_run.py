@@ -56,6 +56,7 @@ if __name__ == "__main__":
     results: Result = {name: plain(name, fsdp) for name in CASES}
     for name, build in PARTS.items():
         results[f"parts-{name}"] = fit(build(), case_of(name), strategy=fsdp)
+    results["parts-evaluated"] = fit(PARTS["lm"](), lm_case, strategy=fsdp, evaluates=True)
     results["muon"] = fit(muon(lm_case), lm_case, strategy=fsdp)
     results["kept"] = plain("lm", partial(fsdp, reshard_after_forward=False))
     results["hybrid"] = plain("lm", partial(fsdp, shard_size=1))

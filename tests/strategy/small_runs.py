@@ -148,6 +148,8 @@ def fit(
     options: dict[str, Any] = {"devices": 1}
     if strategy is not None:
         options = {"devices": WORLD, "strategy": strategy()}
+    if evaluates:
+        options["val_check_interval"] = 2  # steps, and training goes on
     trainer = case.trainer(
         steps,
         callbacks=[returned, norms, weights, *(callbacks or [])],

@@ -47,6 +47,7 @@ def one() -> Result:
     def run() -> Result:
         results = {name: plain(name, None) for name in CASES}
         results |= {f"parts-{name}": fit(build(), case_of(name), strategy=None) for name, build in PARTS.items()}
+        results["parts-evaluated"] = fit(PARTS["lm"](), lm_case, strategy=None, evaluates=True)
         results |= {"muon": fit(muon(lm_case), lm_case, strategy=None), "harmed": harmed(None)}
         results |= {"checkpointed": fit(checkpointed(), lm_case, strategy=None), "bounded": bounded(None)}
         results |= {"evaluated": evaluated(None), "averaged": averaged(None)}
@@ -63,7 +64,9 @@ def assert_same(ours: Result, theirs: Result) -> None:
         close(ours["weights"][key], weight, 1e-4)
 
 
-@pytest.mark.parametrize("name", [*CASES, *(f"parts-{name}" for name in PARTS), "muon", "checkpointed"])
+@pytest.mark.parametrize(
+    "name", [*CASES, *(f"parts-{name}" for name in PARTS), "parts-evaluated", "muon", "checkpointed"]
+)
 def test_losses_and_weights_of_two_ranks_are_those_of_one_process(fsdp: Result, one: Result, name: str) -> None:
     assert_same(fsdp[name], one[name])
 

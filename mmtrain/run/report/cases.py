@@ -10,6 +10,7 @@ from typing import Any
 from mmtrain.config.override import parse_override
 from mmtrain.config.secret import masked
 from mmtrain.errors import RunError
+from mmtrain.run.dotted import has, value_at
 from mmtrain.run.evidence import Evidence, gather
 from mmtrain.run.listing import ListedRun, list_runs
 from mmtrain.run.origin import read_origin
@@ -121,7 +122,8 @@ def _planned_config(sweep: Sweep, element: Element) -> dict[str, Any]:
     """
     values = _picks(element.varied)
     base = sweep.base_config()
-    config = base if not any(isinstance(_get(base, key), Mapping | None) for key in values) else {}
+    groups = [key for key in values if not has(base, key) or isinstance(value_at(base, key), Mapping | None)]
+    config = {} if groups else base
     for key, value in values.items():
         node = config
         *parents, name = key.split(".")
@@ -165,9 +167,3 @@ def _assignments(lines: Sequence[str]) -> Iterator[tuple[str, Any]]:
         override = parse_override(line)
         if not override.is_delete():
             yield override.key_or_group.replace("/", "."), override.value()
-
-
-def _get(node: Any, key: str) -> Any:
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,10 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from mmtrain.errors import RunError
+from mmtrain.logger.rows import Row, Tail
 from mmtrain.run.report.media import Medium, media_of, read_table
 
 _VERSION = "brain.Event:2"
-_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _LOOKS = 3  # for pictures after the last new row: some are written a moment later
 _MOST_LINES = 50  # of a table
 
@@ -32,18 +30,13 @@ class RunEvents:
         run: The run directory.
         folder: Where the event file goes.
         settings: What tells this run from others, for the table of hyperparameters; empty for none.
-
-    Attributes:
-        damaged: Rows that are no JSON objects with a step, so far.
     """
 
     def __init__(self, run: Path, folder: Path, settings: Mapping[str, Any]) -> None:
         self.run = run
-        self.damaged = 0
+        self._tail = Tail(run / "metrics.jsonl")
         self._path = folder / "events.out.tfevents.0.mmtrain"
         self._settings = settings
-        self._file = -1
-        self._offset = 0
         self._seen: set[tuple[Path, int]] = set()
         self._looks = _LOOKS
 
@@ -71,37 +64,22 @@ class RunEvents:
             file.write(records.getvalue())
         return True
 
+    @property
+    def damaged(self) -> int:
+        """Rows that are no JSON objects with a step, so far."""
+        return self._tail.damaged
+
     def _new_rows(self) -> list[Event]:
-        path = self.run / "metrics.jsonl"
-        try:
-            with path.open("rb") as file:
-                found = path.stat()
-                cut = self._file not in (-1, found.st_ino) or found.st_size < self._offset
-                if cut:
-                    self._offset = 0
-                self._file = found.st_ino
-                file.seek(self._offset)
-                whole, newline, _ = file.read().rpartition(b"\n")
-        except OSError:
-            return []  # there is no record yet, or it is out of reach for a moment
-        self._offset += len(whole) + len(newline)
-        events = [event for line in whole.splitlines() if (event := self._row(line, found.st_mtime)) is not None]
-        if events:
+        rows, cut = self._tail.read()
+        if not rows and not cut:
+            return []
+        time = self._tail.path.stat().st_mtime if self._tail.path.exists() else 0.0
+        if rows:
             self._looks = _LOOKS
         if cut:
             self._seen.clear()
-        return [_start(found.st_mtime), *events] if cut else events
-
-    def _row(self, line: bytes, time: float) -> Event | None:
-        try:
-            row = json.loads(line)
-            step = int(row.pop("step"))
-            numbers = {name: float(_NOT_FINITE.get(value, value)) for name, value in row.items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            self.damaged += 1
-            return None
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
-        return Event(wall_time=time, step=step, summary=Summary(value=values))
+        events = [_scalars(row, time) for row in rows]
+        return [_start(time), *events] if cut else events
 
     def _new_media(self) -> Iterable[Event]:
         if self._looks == 0:
@@ -118,6 +96,11 @@ class RunEvents:
                 continue  # it is being written, and looked at again
             self._seen.add(seen)
             yield Event(wall_time=found.st_mtime, step=medium.step, summary=summary)
+
+
+def _scalars(row: Row, time: float) -> Event:
+    values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items() if name != "step"]
+    return Event(wall_time=time, step=row["step"], summary=Summary(value=values))
 
 
 def _start(time: float) -> Event:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmtrain.run.dotted import flatten
 from mmtrain.run.listing import ListedRun, list_runs
 from mmtrain.run.report.events import RunEvents
 
@@ -60,13 +61,13 @@ class Feed:
         self._searched = self._clock()
         found = [(root, run) for root in roots for run in list_runs([root], with_config=True)]
         new = [(root, run) for root, run in found if run.path.resolve() not in self._runs]
-        settings = [dict(_leaves(run.config)) for _, run in found if run.config]
+        settings = [_settings(run.config) for _, run in found if run.config]
         for key in sorted({key for leaves in settings for key in leaves}):
             if len({leaves.get(key) for leaves in settings}) > 1:
                 self._varied[key] = None
         # The newest first: they are what is looked for while thousands are still being read.
         for root, run in sorted(new, key=lambda pair: pair[1].started_at or "", reverse=True):
-            own = {key: value for key, value in _leaves(run.config) if key in self._varied}
+            own = {key: value for key, value in _settings(run.config).items() if key in self._varied}
             self._runs[run.path.resolve()] = RunEvents(run.path, self.folder / self._name(root, run), own)
 
     def _name(self, root: Path, run: ListedRun) -> str:
@@ -79,11 +80,10 @@ class Feed:
         return os.path.join(os.path.relpath(root).replace("..", "_").lstrip("/"), below)
 
 
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, _Value]]:
+def _settings(config: Mapping[str, Any]) -> dict[str, _Value]:
     """The values of a config by dotted key, those that name a run or its place left out."""
-    for name, value in node.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{key}.")
-        elif not key.startswith(_PLACES):
-            yield key, value if isinstance(value, bool | int | float | str) else json.dumps(value)
+    return {
+        key: value if isinstance(value, bool | int | float | str) else json.dumps(value)
+        for key, value in flatten(config).items()
+        if not key.startswith(_PLACES)
+    }

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmtrain.run.compare import flatten
 from mmtrain.run.directory import config_differences
+from mmtrain.run.dotted import flatten
 from mmtrain.run.evidence import Evidence
 from mmtrain.run.report.cases import Case
 from mmtrain.run.report.values import as_label

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmtrain.errors import ConfigError, did_you_mean
-from mmtrain.run.compare import flatten
+from mmtrain.run.dotted import flatten, has, value_at
 from mmtrain.run.report.cases import Case
 from mmtrain.run.sweep.grid import value_text
 
@@ -101,14 +101,8 @@ def _has(case: Case, key: str) -> bool:
 
 
 def _value(case: Case, key: str) -> Any:
-    node: Any = case.config
-    for part in key.split("."):
-        if not isinstance(node, Mapping) or part not in node:
-            break
-        node = node[part]
-    else:
-        if not isinstance(node, Mapping):
-            return node
+    if has(case.config, key) and not isinstance(value := value_at(case.config, key), Mapping):
+        return value
     if key in case.picks:
         return case.picks[key]
     raise UnknownValueError(key)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from mmtrain.logger.rows import Row, Tail
 from mmtrain.run.directory import RunDirectory
 from mmtrain.run.manifest_file import NAME, read_head
 
@@ -46,6 +46,7 @@ class Progress:
     def __init__(self, run: RunDirectory, metric: Metric | None = None) -> None:
         self.run = run
         self.metric = metric
+        self._tail = Tail(run.metrics)
         self._begin()
 
     def _begin(self) -> None:
@@ -55,37 +56,25 @@ class Progress:
         self.samples_per_second: float | None = None
         self.best: float | None = None
         self.metrics: set[str] = set()
-        self._file = -1
-        self._offset = 0
 
     def refresh(self) -> Progress:
         """Reads the rows that are new; all of them where the record was cut by a resume."""
-        try:
-            with self.run.metrics.open("rb") as file:
-                found = self.run.metrics.stat()
-                if found.st_ino != self._file or found.st_size < self._offset:
-                    self._begin()
-                    self._file = found.st_ino
-                file.seek(self._offset)
-                whole, newline, _ = file.read().rpartition(b"\n")
-        except FileNotFoundError:
+        rows, cut = self._tail.read()
+        if cut:
             self._begin()
-            return self
-        self._offset += len(whole) + len(newline)
-        for line in whole.splitlines():
-            self._add(json.loads(line))
+        for row in rows:
+            self._add(row)
         if self.total_steps is None:
             self.total_steps = _total_steps(self.run)
         return self
 
-    def _add(self, row: dict[str, Any]) -> None:
-        numbers = {key: float(value) for key, value in row.items() if isinstance(value, int | float | str)}
-        self.step = max(self.step, int(numbers["step"]))
-        self.loss = numbers.get("train/loss", self.loss)
-        self.samples_per_second = numbers.get("throughput/samples_per_second", self.samples_per_second)
-        self.metrics |= {key for key in numbers if key.startswith("eval/")}
-        if self.metric is not None and self.metric.name in numbers:
-            value = numbers[self.metric.name]
+    def _add(self, row: Row) -> None:
+        self.step = max(self.step, row["step"])
+        self.loss = row.get("train/loss", self.loss)
+        self.samples_per_second = row.get("throughput/samples_per_second", self.samples_per_second)
+        self.metrics |= {key for key in row if key.startswith("eval/")}
+        if self.metric is not None and self.metric.name in row:
+            value = row[self.metric.name]
             self.best = value if self.metric.better(value, self.best) else self.best
 
 
