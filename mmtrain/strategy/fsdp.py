@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.optim import Optimizer
 
 from mmtrain import distributed, sharded
-from mmtrain.errors import ConfigError
+from mmtrain.errors import ConfigError, RunError
 from mmtrain.strategy.numerics import autocast, require_known
 from mmtrain.strategy.sharding import Policy, shard
 
@@ -157,8 +157,16 @@ class FullyShard(ModelParallelStrategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Is not used: the `Checkpoint` callback writes what this strategy gives."""
-        raise NotImplementedError("checkpoints are written by mmtrain.callback.checkpoint.Checkpoint")
+        """Refuses ``trainer.save_checkpoint``, by which Lightning would write a folder in a form of its own.
+
+        Raises:
+            RunError: Always.
+        """
+        raise RunError(
+            "Lightning's way to write a checkpoint would make one that no run goes on from",
+            where="trainer.save_checkpoint, strategy=fsdp",
+            mend="save by callback.checkpoint: its every_n_steps, every_n_minutes, monitor; or Checkpoint.save(trainer)",
+        )
 
     def _setup_ranks(self) -> None:
         from lightning.fabric.utilities.distributed import _init_dist_connection

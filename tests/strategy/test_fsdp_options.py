@@ -7,7 +7,7 @@ import pytest
 from tiny_run import tiny
 
 from mmtrain.config import compose, typed, validate
-from mmtrain.errors import ConfigError
+from mmtrain.errors import ConfigError, RunError
 from mmtrain.run.build import Plan, build_trainer
 from mmtrain.strategy.fsdp import FullyShard
 
@@ -35,3 +35,8 @@ def test_ranks_that_do_not_divide_into_groups_are_refused(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="2 ranks do not divide into groups of 3") as caught:
         strategy._mesh()
     assert "strategy.shard_size" in str(caught.value)
+
+
+def test_lightnings_form_of_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run goes on from"):
+        trainer_of(tmp_path).strategy.save_checkpoint({}, tmp_path / "x.ckpt")
