@@ -165,7 +165,7 @@ class FullyShard(ModelParallelStrategy):
         raise RunError(
             "Lightning's way to write a checkpoint would make one that no run goes on from",
             where="trainer.save_checkpoint, strategy=fsdp",
-            mend="save by callback.checkpoint: its every_n_steps, every_n_minutes, monitor; or Checkpoint.save(trainer)",
+            mend="save by callback.checkpoint: every_n_steps, every_n_minutes, monitor; or Checkpoint.save(trainer)",
         )
 
     def _setup_ranks(self) -> None:
