@@ -37,3 +37,11 @@ def has(node: Any, key: str) -> bool:
     except KeyError:
         return False
     return True
+
+
+def set_value(node: dict[str, Any], key: str, value: Any) -> None:
+    """Sets the value at a dotted key, and makes the branches that lead there."""
+    *branches, name = key.split(".")
+    for branch in branches:
+        node = node.setdefault(branch, {})
+    node[name] = value

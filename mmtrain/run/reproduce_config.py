@@ -90,12 +90,3 @@ def pins(then: Evidence, config: Mapping[str, Any], changed: Mapping[str, Any]) 
         )
     values = (accelerator, devices, num_nodes, segment.threads, segment.precision)
     return dict(zip(PINNED, values, strict=True))
-
-
-def set_value(config: dict[str, Any], key: str, value: Any) -> None:
-    """Sets a value by its dotted key."""
-    *path, name = key.split(".")
-    node = config
-    for part in path:
-        node = node[part]
-    node[name] = value

@@ -12,11 +12,12 @@ from typing import Any
 
 from mmtrain.config.secret import MASK
 from mmtrain.errors import RunError
+from mmtrain.run.dotted import set_value, value_at
 from mmtrain.run.evidence import Evidence, gather
 from mmtrain.run.manifest import Manifest, Segment, read_manifest
 from mmtrain.run.manifest_file import NAME
 from mmtrain.run.origin import Origin, read_origin
-from mmtrain.run.reproduce_config import PINNED, pins, read_overrides, set_value, stored_config
+from mmtrain.run.reproduce_config import PINNED, pins, read_overrides, stored_config
 from mmtrain.run.reproduce_rows import by_step
 
 _OWN = ("run.dir", "run.fresh", "callback.progress", "logger")
@@ -198,7 +199,7 @@ def as_overrides(plan: Plan, out: Path) -> list[str]:
     recorded = plan.segment.overrides
     lines = list(plan.origin.overrides if any(MASK in line for line in recorded) else recorded)
     lines = [line for line in lines if not line.lstrip("+~").startswith(_REPLACED)]
-    values = {key: _get(plan.config, key) for key in PINNED} | plan.changed
+    values = {key: value_at(plan.config, key) for key in PINNED} | plan.changed
     root = plan.config["data"].get("root")
     if isinstance(root, str):  # an environment variable may have named it
         values.setdefault("data.root", root)
@@ -206,10 +207,3 @@ def as_overrides(plan: Plan, out: Path) -> list[str]:
     if "progress" in plan.config["callback"]:
         lines.append("callback.progress=null")
     return [*lines, "logger=none", f"run.dir={json.dumps(str(out), ensure_ascii=False)}", "run.fresh=false"]
-
-
-def _get(config: Mapping[str, Any], key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = value[part]
-    return value

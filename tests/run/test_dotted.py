@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from mmtrain.run.dotted import flatten, has, value_at
+from mmtrain.run.dotted import flatten, has, set_value, value_at
 
 CONFIG = {"a": {"b": 1, "c": {}}, "d": None}
 
@@ -18,3 +20,10 @@ def test_a_key_leads_to_a_value_or_a_branch() -> None:
         assert not has(CONFIG, key)
         with pytest.raises(KeyError):
             value_at(CONFIG, key)
+
+
+def test_a_value_is_set_where_its_branches_are_and_where_they_are_not() -> None:
+    config: dict[str, Any] = {"a": {"b": 1}}
+    set_value(config, "a.c", 2)
+    set_value(config, "x.y.z", 3)
+    assert config == {"a": {"b": 1, "c": 2}, "x": {"y": {"z": 3}}}

@@ -10,7 +10,7 @@ from typing import Any
 from mmtrain.config.override import parse_override
 from mmtrain.config.secret import masked
 from mmtrain.errors import RunError
-from mmtrain.run.dotted import has, value_at
+from mmtrain.run.dotted import has, set_value, value_at
 from mmtrain.run.evidence import Evidence, gather
 from mmtrain.run.listing import ListedRun, list_runs
 from mmtrain.run.origin import read_origin
@@ -125,11 +125,7 @@ def _planned_config(sweep: Sweep, element: Element) -> dict[str, Any]:
     groups = [key for key in values if not has(base, key) or isinstance(value_at(base, key), Mapping | None)]
     config = {} if groups else base
     for key, value in values.items():
-        node = config
-        *parents, name = key.split(".")
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[name] = value
+        set_value(config, key, value)
     return config
 
 
