@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ _VARIABLES = re.compile(
     r"|NVIDIA_TF32_OVERRIDE|(HF_HUB|TRANSFORMERS|HF_DATASETS)_OFFLINE|WANDB_(MODE|PROJECT|ENTITY)|TOKENIZERS_PARALLELISM"
     r"|WORLD_SIZE|LOCAL_WORLD_SIZE|TORCHELASTIC_RESTART_COUNT|MMTRAIN_CACHE)"
 )
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|JWT")
 
 
@@ -105,9 +107,14 @@ def read_environment() -> Environment:
 
 
 def read_packages() -> dict[str, str]:
-    """Version of every installed distribution, by its normalised name; of two of one name, the one imported."""
+    """Version of every installed distribution, by its normalised name; of two of one name, the one imported.
+
+    What a package carries inside itself does not count: setuptools puts its own copies on ``sys.path`` when something
+    imports it, as compiling does in the middle of a run.
+    """
+    path = [entry for entry in sys.path if not _INSTALLED.intersection(Path(entry).parent.parts)]
     found: dict[str, str] = {}
-    for distribution in importlib.metadata.distributions():
+    for distribution in importlib.metadata.distributions(path=path):
         metadata: Any = distribution.metadata  # None where the folder of a broken installation has none
         name = metadata["Name"] if metadata is not None else None
         if name and metadata["Version"]:

@@ -50,6 +50,17 @@ def test_of_two_versions_the_one_that_is_imported_counts_and_broken_ones_none(
     assert "broken" not in packages
 
 
+def test_what_a_package_carries_inside_itself_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = tmp_path / "site-packages"
+    for folder, name in ((site, "setuptools-thing"), (site / "setuptools" / "_vendor", "its-own-copy")):
+        (folder / f"{name}-1.dist-info").mkdir(parents=True)
+        (folder / f"{name}-1.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        monkeypatch.syspath_prepend(str(folder))
+    packages = read_packages()
+    assert packages["setuptools-thing"] == "1"
+    assert "its-own-copy" not in packages
+
+
 def test_variables_that_steer_are_kept_and_no_other() -> None:
     kept = {
         "SLURM_JOB_ID": "7",
