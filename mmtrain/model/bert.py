@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmtrain.errors import ConfigError
 from mmtrain.nn.attention import Documents, Unpadded
+from mmtrain.nn.linear import Linear
 from mmtrain.nn.mlp import Activation
 from mmtrain.nn.transformer import Transformer
 
@@ -147,12 +148,12 @@ class Bert(nn.Module):
         return self.dropout(self.norm_embed(x))
 
 
-def bert_linear(in_features: int, out_features: int) -> nn.Linear:
+def bert_linear(in_features: int, out_features: int) -> Linear:
     """A linear layer with BERT's initial weights."""
-    linear = nn.Linear(in_features, out_features)
-    nn.init.normal_(linear.weight, std=INIT_STD)
-    nn.init.zeros_(linear.bias)
-    return linear
+    layer = Linear(in_features, out_features)
+    nn.init.normal_(layer.weight, std=INIT_STD)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def mean_of_tokens(x_BTD: Tensor, length_B: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmtrain.errors import ConfigError
 from mmtrain.model.bert import Bert, bert_linear, mean_of_tokens
+from mmtrain.nn.linear import linear
 from mmtrain.nn.mlp import Activation, activation
 
 Pool = Literal["cls", "mean"]
@@ -30,7 +30,7 @@ class MLMHead(nn.Module):
 
     def forward(self, x: Tensor, embedding_VD: Tensor) -> Tensor:
         """Maps tokens ``(..., D)`` to logits ``(..., V)``."""
-        return F.linear(self.norm(self.activation(self.dense(x))), embedding_VD, self.bias)
+        return linear(self.norm(self.activation(self.dense(x))), embedding_VD, self.bias)
 
 
 class BertPretraining(nn.Module):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmtrain.errors import ConfigError
+from mmtrain.nn.linear import Linear
 
 TowerName = Literal["image", "text"]
 
@@ -91,8 +92,8 @@ class CLIP(nn.Module):
         _check_temperature(init_temperature, max_logit_scale)
         self.image = image
         self.text = text
-        self.image_projection = nn.Linear(image.d_model, embed_dim, bias=False)
-        self.text_projection = nn.Linear(text.d_model, embed_dim, bias=False)
+        self.image_projection = Linear(image.d_model, embed_dim, bias=False)
+        self.text_projection = Linear(text.d_model, embed_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / init_temperature)))
         bias = None if init_logit_bias is None else nn.Parameter(torch.tensor(float(init_logit_bias)))
         self.register_parameter("logit_bias", bias)

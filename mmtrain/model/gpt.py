@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmtrain.errors import ConfigError
 from mmtrain.nn.attention import Documents
 from mmtrain.nn.cache import KVCache
+from mmtrain.nn.linear import Linear, linear
 from mmtrain.nn.mlp import Activation
 from mmtrain.nn.transformer import Norm, Transformer, make_norm
 
@@ -94,7 +95,7 @@ class GPT(nn.Module):
             checkpoint=checkpoint,
         )
         self.norm_final = make_norm(norm, d_model, norm_eps, bias=bias)
-        self.head = None if tied else nn.Linear(d_model, vocab_size, bias=False)
+        self.head = None if tied else Linear(d_model, vocab_size, bias=False)
         nn.init.normal_(self.token_embed.weight, std=0.02)
         if self.positions is not None:
             nn.init.normal_(self.positions, std=0.02)
@@ -140,7 +141,7 @@ class GPT(nn.Module):
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Scores of the next token, ``(..., V)``, of the output ``(..., D)`` of `forward`."""
-        return F.linear(hidden_BTD, self.head_weight)
+        return linear(hidden_BTD, self.head_weight)
 
     def require_positions(self, num_tokens: int) -> None:
         """Refuses rows that the model has not enough positions for.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmtrain.model.vit import ViT
+from mmtrain.nn.linear import Linear
 
 
 class ViTClassifier(nn.Module):
@@ -44,7 +45,7 @@ class ViTClassifier(nn.Module):
         self.num_classes = num_classes
         self.pretrained = pretrained
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(backbone.d_model, num_classes)
+        self.head = Linear(backbone.d_model, num_classes)
         self.register_buffer("image_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(std).view(3, 1, 1), persistent=False)
         nn.init.normal_(self.head.weight, std=0.02)

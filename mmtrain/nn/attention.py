@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 
 from mmtrain.nn.cache import LayerCache
+from mmtrain.nn.linear import Linear
 from mmtrain.nn.rope import Rotation, rotate
 
 
@@ -147,8 +148,8 @@ class Attention(nn.Module):
         self.causal = causal
         self.dropout = dropout
         self.qkv_sizes = (d_model, num_kv_heads * self.head_dim, num_kv_heads * self.head_dim)
-        self.qkv = nn.Linear(d_model, sum(self.qkv_sizes), bias=bias)
-        self.out = nn.Linear(d_model, d_model, bias=bias)
+        self.qkv = Linear(d_model, sum(self.qkv_sizes), bias=bias)
+        self.out = Linear(d_model, d_model, bias=bias)
         self.q_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(self.head_dim, eps=1e-6) if qk_norm else nn.Identity()
 

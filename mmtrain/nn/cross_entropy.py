@@ -1,6 +1,7 @@
 """Cross-entropy over a large vocabulary, without the logits of all tokens at once.
 
-Shape suffixes: N tokens, C tokens of a chunk, R those of it that fit a cache, D model width, V vocabulary.
+Shape suffixes: N tokens, C tokens of a chunk, R those of it that fit a cache, D model width, V vocabulary,
+W those of its words whose gradients fit a cache.
 """
 
 from __future__ import annotations
@@ -8,14 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mmtrain.nn.linear import linear
 
 IGNORED = -100
 """Target of a token that does not count."""
 
 IN_CACHE = 2**20
-"""Logits that a CPU works on at once, so that only the first look at them waits for memory."""
+"""Numbers that a CPU works on at once, so that only the first look at them waits for memory."""
 
 
 class CrossEntropy(nn.Module):
@@ -109,20 +111,17 @@ class _Sums(torch.autograd.Function):
         for start in range(0, len(hidden_ND), size):
             chunk = slice(start, start + size)
             hidden_CD = hidden_ND[chunk].to(dtype)
-            grad_CV = F.linear(hidden_CD, low_VD)
-            rows = max(1, IN_CACHE // len(weight_VD)) if grad_CV.device.type == "cpu" else size
+            grad_CV = linear(hidden_CD, low_VD)
+            rows, columns = _parts(weight_VD) if grad_CV.device.type == "cpu" else (size, len(weight_VD))
             for logits_RV, target_R in zip(grad_CV.split(rows), target_N[chunk].split(rows), strict=True):
                 sums += gradient(logits_RV, target_R)
             if grad_hidden_ND is not None:
-                grad_hidden_ND[chunk] = grad_CV @ low_VD
+                grad_hidden_ND[chunk] = linear(grad_CV, low_VD.T)
             if grad_weight_VD is None:
                 continue
-            if dtype == wide:
-                grad_weight_VD.addmm_(grad_CV.T, hidden_CD, beta=0 if start == 0 else 1)
-            elif start == 0:
-                grad_weight_VD.copy_(grad_CV.T @ hidden_CD)
-            else:
-                grad_weight_VD += grad_CV.T @ hidden_CD
+            for sum_WD, grad_CW in zip(grad_weight_VD.split(columns), grad_CV.split(columns, dim=1), strict=True):
+                of_chunk_WD = linear(grad_CW.T, hidden_CD.T)
+                sum_WD.copy_(of_chunk_WD) if start == 0 else sum_WD.add_(of_chunk_WD)
         ctx.gradients = grad_hidden_ND, grad_weight_VD
         loss, nll = sums.unbind()
         ctx.mark_non_differentiable(nll)
@@ -132,3 +131,9 @@ class _Sums(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         scaled = (None if gradient is None else gradient * grads[0] for gradient in ctx.gradients)
         return (*scaled, None, None, None, None, None)
+
+
+def _parts(weight_VD: Tensor) -> tuple[int, int]:
+    """Rows of logits, and rows of the weight's gradient, that fit a CPU's cache."""
+    vocab_size, width = weight_VD.shape
+    return max(1, IN_CACHE // vocab_size), max(1, IN_CACHE // width)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmtrain.nn.linear import Linear
+
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "relu_squared", "swiglu"]
 
 
@@ -50,10 +52,10 @@ class MLP(nn.Module):
 
     def __init__(self, d_model: int, hidden: int, activation_name: Activation, *, bias: bool = True) -> None:
         super().__init__()
-        self.up = nn.Linear(d_model, hidden, bias=bias)
+        self.up = Linear(d_model, hidden, bias=bias)
         self.activation = activation(activation_name)
-        self.down = nn.Linear(hidden, d_model, bias=bias)
-        self.gate = nn.Linear(d_model, hidden, bias=bias) if activation_name == "swiglu" else None
+        self.down = Linear(hidden, d_model, bias=bias)
+        self.gate = Linear(d_model, hidden, bias=bias) if activation_name == "swiglu" else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps tokens ``(..., d_model)`` to the same shape."""
