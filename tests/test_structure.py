@@ -30,8 +30,8 @@ PACKAGE = Path(mmtrain.__file__).parent
 CONF = config_dir()
 FLOORS = (
     {"errors", "distributed", "sharded"},
-    {"nn", "config", "data", "optim"},
-    {"model"},
+    {"nn", "config", "data"},
+    {"model", "optim"},
     {"objective"},
     {"callback", "logger", "strategy"},
     {"run"},
