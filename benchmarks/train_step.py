@@ -154,10 +154,9 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         base = statistics.median(ours["seconds"])
         for position, who in enumerate(race["contenders"]):
             median = statistics.median(who["seconds"])
-            ratios = sorted(
-                theirs / mine for mine, theirs in zip(ours["seconds"], who["seconds"], strict=False) if mine > 0
-            )
             is_trainer = race["race"].startswith("trainer")
+            pairs = zip(ours["seconds"], who["seconds"], strict=True)
+            ratios = sorted(mine / theirs if is_trainer else theirs / mine for mine, theirs in pairs)
             ratio = base / median if is_trainer else median / base
             rate = f"{who['units'] / median:,.1f} {race['unit']}"
             if peak is not None and position == 0 and "flops" in race:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def bare(overrides: Sequence[str], steps: int) -> list[float]:
     schedule = LambdaLR(optimizer, factor)
     starts = []
     loader = data.train_loader(0, 1)
-    for batch in itertools.islice(loader, steps):
+    for batch in itertools.islice(_endless(loader), steps):
         starts.append(time.perf_counter())
         loss = objective.training_step(batch, 0)["loss"]
         optimizer.zero_grad()
@@ -67,6 +67,12 @@ def bare(overrides: Sequence[str], steps: int) -> list[float]:
         schedule.step()
     loader.close()  # type: ignore[attr-defined]
     return _durations(starts)
+
+
+def _endless(loader: Iterable[Any]) -> Iterator[Any]:
+    """Epoch after epoch, so that the loader has as much to do behind a step as the trainer's has."""
+    while True:
+        yield from loader
 
 
 def _config(overrides: Sequence[str]) -> tuple[dict[str, Any], Root]:

@@ -241,7 +241,6 @@ class Combined(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for optimizer in self.optimizers:
-            if self.found_inf is not None:
-                optimizer.found_inf = self.found_inf  # type: ignore[attr-defined]
+            optimizer.found_inf = self.found_inf  # type: ignore[attr-defined]
             optimizer.step()
         return loss
