@@ -55,8 +55,8 @@ GIT = GitState("/src", "c" * 40, "main", None, False)
 CODE = CodeState("0.1.0", {"mmtrain": TREE}, {"mmtrain": Repository(GIT)})
 ENVIRONMENT = Environment(
     python="3.11.7", torch="2.13.0", cuda=None, cudnn=None, nccl=None, driver=None, host="node1", os="Linux",
-    cpu="EPYC", cores=8, cores_allowed=4, memory_bytes=1 << 34, launcher="mmtrain", variables={"OMP_NUM_THREADS": "1"},
-    nodes=[Node("node1", 1, "cpu")],
+    cpu="EPYC", cpu_instructions="AVX2", cores=8, cores_allowed=4, memory_bytes=1 << 34, launcher="mmtrain",
+    variables={"OMP_NUM_THREADS": "1"}, nodes=[Node("node1", 1, "cpu")],
 )  # fmt: skip
 
 MANIFEST = Manifest(

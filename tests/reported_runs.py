@@ -26,7 +26,8 @@ Curves = Mapping[str, Sequence[float]]
 BEGIN, END = "2026-01-01T00:00:00+00:00", "2026-01-01T00:01:00+00:00"
 ENVIRONMENT = Environment(
     python="3.11", torch="2.13", cuda=None, cudnn=None, nccl=None, driver=None, host="node1", os="Linux", cpu="A CPU",
-    cores=8, cores_allowed=8, memory_bytes=1 << 34, launcher="mmtrain", variables={}, nodes=[Node("node1", 1, "cpu")],
+    cpu_instructions="AVX2", cores=8, cores_allowed=8, memory_bytes=1 << 34, launcher="mmtrain", variables={},
+    nodes=[Node("node1", 1, "cpu")],
 )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from mmtrain.run.reproduce_rows import Deviation
 
 _TOLD_SECONDS = 10.0
 _MOST_VALUES = 12
-_HARDWARE = frozenset({"ranks", "cpu", "cuda", "cudnn", "driver", "nccl"})
+_HARDWARE = frozenset({"ranks", "cpu", "cpu_instructions", "cuda", "cudnn", "driver", "nccl"})
 
 
 def reproduce_run(argv: list[str]) -> int:

@@ -202,8 +202,9 @@ def _ranks(run: Evidence) -> dict[str, Any]:
 
 def _machine(run: Evidence) -> dict[str, Any]:
     assert run.environment is not None, "they are compared where there are some"
-    names = ("python", "torch", "cuda", "cudnn", "nccl", "driver", "host", "os", "cpu", "cores", "cores_allowed")
-    machine = {name: getattr(run.environment, name) for name in (*names, "memory_bytes", "launcher")}
+    versions = ("python", "torch", "cuda", "cudnn", "nccl", "driver", "host", "os")
+    hardware = ("cpu", "cpu_instructions", "cores", "cores_allowed", "memory_bytes")
+    machine = {name: getattr(run.environment, name) for name in (*versions, *hardware, "launcher")}
     return machine | run.environment.variables
 
 

@@ -24,7 +24,8 @@ _VARIABLES = re.compile(
     r"|JOB_GPUS|RESTART_COUNT|CLUSTER_NAME|SUBMIT_DIR|SUBMIT_HOST)"
     r"|(NCCL|GLOO|CUBLAS|CUDNN|KMP)_\w+|TORCH_(NCCL|CUDNN|CUDA|COMPILE|DISTRIBUTED|SHOW|ALLOW|LOGS|USE)\w*"
     r"|CUDA_(VISIBLE_DEVICES|LAUNCH_BLOCKING|DEVICE_ORDER|MODULE_LOADING|DEVICE_MAX_CONNECTIONS)"
-    r"|PYTORCH_\w*ALLOC_CONF|(OMP|MKL|OPENBLAS)_NUM_THREADS|OMP_PROC_BIND|OMP_PLACES|DS_ACCELERATOR|PYTHONHASHSEED"
+    r"|PYTORCH_\w*ALLOC_CONF|(OMP|OPENBLAS)_NUM_THREADS|OMP_PROC_BIND|OMP_PLACES|DS_ACCELERATOR|PYTHONHASHSEED"
+    r"|(MKL|DNNL|ONEDNN|ATEN_CPU)_\w+"
     r"|NVIDIA_TF32_OVERRIDE|(HF_HUB|TRANSFORMERS|HF_DATASETS)_OFFLINE|WANDB_(MODE|PROJECT|ENTITY)|TOKENIZERS_PARALLELISM"
     r"|WORLD_SIZE|LOCAL_WORLD_SIZE|TORCHELASTIC_RESTART_COUNT|MMTRAIN_CACHE)"
 )
@@ -61,6 +62,7 @@ class Environment:
         host: Name of rank 0's machine.
         os: System and kernel.
         cpu: Model.
+        cpu_instructions: The widest that PyTorch uses there, such as ``AVX512``: other ones round differently.
         cores: Logical cores of the machine.
         cores_allowed: Those that this process may use.
         memory_bytes: RAM.
@@ -78,6 +80,7 @@ class Environment:
     host: str
     os: str
     cpu: str
+    cpu_instructions: str
     cores: int
     cores_allowed: int
     memory_bytes: int
@@ -98,6 +101,7 @@ def read_environment() -> Environment:
         host=socket.gethostname(),
         os=_system(),
         cpu=_cpu(),
+        cpu_instructions=torch.backends.cpu.get_cpu_capability(),
         cores=os.cpu_count() or 1,
         cores_allowed=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),  # POSIX

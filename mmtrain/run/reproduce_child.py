@@ -13,7 +13,8 @@ from pathlib import Path
 
 # Variables that change what is computed. Those that name interfaces, devices and jobs are this machine's.
 _STEERING = re.compile(
-    r"(OMP|MKL|OPENBLAS)_NUM_THREADS|OMP_PROC_BIND|OMP_PLACES|KMP_\w+|CUBLAS_\w+|CUDNN_\w+|TORCH_(CUDNN|ALLOW)\w*"
+    r"(OMP|OPENBLAS)_NUM_THREADS|OMP_PROC_BIND|OMP_PLACES|(MKL|DNNL|ONEDNN|ATEN_CPU|KMP|CUBLAS|CUDNN)_\w+"
+    r"|TORCH_(CUDNN|ALLOW)\w*"
     r"|NVIDIA_TF32_OVERRIDE|NCCL_(ALGO|PROTO)|DS_ACCELERATOR|PYTHONHASHSEED"
 )
 _STOP_SECONDS = 120

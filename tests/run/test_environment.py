@@ -25,6 +25,7 @@ def test_versions_and_machine_are_those_of_this_process() -> None:
     assert 1 <= found.cores_allowed <= found.cores
     assert found.memory_bytes > 1 << 28
     assert found.cpu and found.os
+    assert found.cpu_instructions == torch.backends.cpu.get_cpu_capability()
     assert found.nodes == []
 
 
@@ -71,6 +72,8 @@ def test_variables_that_steer_are_kept_and_no_other() -> None:
         "CUDA_VISIBLE_DEVICES": "0,1",
         "WANDB_MODE": "offline",
         "PYTHONHASHSEED": "0",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_CBWR": "AVX2",
     }
     left_out = {
         "WANDB_API_KEY": "a",

@@ -249,7 +249,8 @@ def test_as_overrides_it_is_the_command_line_of_then_with_what_the_machine_gave(
 def test_the_environment_is_that_of_here_with_what_steered_the_numbers_then() -> None:
     here = {"PATH": "/bin", "OMP_NUM_THREADS": "7", "CUBLAS_X": "1", "PYTHONPATH": "/mine", "NCCL_SOCKET_IFNAME": "a"}
     then = {"OMP_NUM_THREADS": "2", "SLURM_JOB_ID": "1", "NCCL_SOCKET_IFNAME": "b", "NCCL_ALGO": "Ring"}
+    here, then = here | {"MKL_CBWR": "AVX2"}, then | {"ATEN_CPU_CAPABILITY": "avx2"}
     assert child_environment(here, then, Path("/code"), Path("/work")) == {
         "PATH": "/bin", "OMP_NUM_THREADS": "2", "NCCL_SOCKET_IFNAME": "a", "NCCL_ALGO": "Ring",
-        "PYTHONPATH": "/code:/mine:/work", "PYTHONSAFEPATH": "1",
+        "ATEN_CPU_CAPABILITY": "avx2", "PYTHONPATH": "/code:/mine:/work", "PYTHONSAFEPATH": "1",
     }  # fmt: skip
