@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmtrain import distributed
+from mmtrain.nn.linear import linear
 
 
 def infonce_loss(image_bD: Tensor, text_bD: Tensor, scale: Tensor, weight_b: Tensor, *, tile: int = 256) -> Tensor:
@@ -87,15 +88,15 @@ class _InfoNCE(torch.autograd.Function):
                 slope_tB = (logits_tB - row_lse_b[rows, None]).exp_()  # d loss / d logit: softmax of rows,
                 slope_tB += logits_tB.sub_(column_lse_B).exp_()  # and of columns,
                 slope_tB.diagonal(first + start).sub_(pair_b[rows])  # less the one right pair, twice
-                torch.mm(slope_tB, text_BD, out=grad_image_bD[rows])
-                grad_text_BD.addmm_(slope_tB.T, image_bD[rows])
+                grad_image_bD[rows] = linear(slope_tB, text_BD.T)
+                grad_text_BD += linear(slope_tB.T, image_bD[rows].T)
             grad_scale = grad * (grad_image_bD * image_bD).sum()
             return grad_image_bD.mul_(grad * scale), grad_text_BD.mul_(grad * scale), grad_scale, None, None
 
 
 def _logits(row_tD: Tensor, text_BD: Tensor, scale: Tensor, filler_B: Tensor, first: int) -> Tensor:
     """Logits of rows ``first``, ``first + 1``, ... of the global batch against all its columns; -inf for filler."""
-    logits_tB = (scale * row_tD) @ text_BD.T
+    logits_tB = linear(scale * row_tD, text_BD)
     filler_t = filler_B[first : first + len(row_tD)]
     return logits_tB.masked_fill_(filler_B, -torch.inf).masked_fill_(filler_t[:, None], -torch.inf)
 

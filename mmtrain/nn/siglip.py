@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmtrain import distributed
+from mmtrain.nn.linear import linear
 
 
 def siglip_loss(
@@ -64,15 +65,15 @@ class _Sigmoid(torch.autograd.Function):
         for start in range(0, len(image_bD), tile):
             row_tD, first = image_bD[start : start + tile], rank_first + start
             filler_t = filler_B[first : first + len(row_tD)]
-            wrong_tB = torch.addmm(bias, scale * row_tD, text_BD.T)  # how much each pair is believed in, wrongly
+            wrong_tB = linear(scale * row_tD, text_BD).add_(bias)  # how much each pair is believed in, wrongly
             wrong_tB.diagonal(first).neg_()
             wrong_tB.masked_fill_(filler_B, -torch.inf).masked_fill_(filler_t[:, None], -torch.inf)
             loss += F.softplus(wrong_tB).sum()
             slope_tB = wrong_tB.sigmoid_()  # d loss / d logit
             slope_tB.diagonal(first).neg_()
             grad_bias += slope_tB.sum()
-            torch.mm(slope_tB, text_BD, out=grad_image_bD[start : start + tile])
-            grad_text_BD.addmm_(slope_tB.T, row_tD)
+            grad_image_bD[start : start + tile] = linear(slope_tB, text_BD.T)
+            grad_text_BD += linear(slope_tB.T, row_tD.T)
         grad_scale = (grad_image_bD * image_bD).sum()
         ctx.save_for_backward(grad_image_bD.mul_(scale), grad_text_BD.mul_(scale), grad_scale, grad_bias)
         return loss
