@@ -2,6 +2,7 @@
 
 PyTorch multiplies matrices of fp32 on a CPU with MKL, which leaves AVX-512 alone on processors that are not Intel's.
 oneDNN is in the same wheels and takes AVX-512 wherever it is: on an EPYC it is twice as fast (``benchmarks/LOG.md``).
+On Intel's, where both take it, the two were not compared.
 
 Shape suffixes: N rows, D width that goes in, M width that comes out.
 """
@@ -53,6 +54,7 @@ def _by_onednn(x: Tensor, weight_MD: Tensor) -> bool:
     return (
         _IS_FASTER
         and x.device.type == "cpu"
+        and x.ndim > 1
         and x.dtype == weight_MD.dtype == torch.float32
         and x.numel() * len(weight_MD) >= _WORTH_A_CALL
         and not torch.is_autocast_enabled("cpu")

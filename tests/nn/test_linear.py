@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -53,11 +54,20 @@ def test_values_and_gradients_are_those_of_double_precision(rows: tuple[int, ...
 
 
 @needs_avx512
-def test_a_weight_of_other_strides_is_read_as_it_lies() -> None:
-    x, weight, _ = inputs(257)
-    lying = weight.detach().T.contiguous().T
-    assert not lying.is_contiguous()
-    assert distance(linear(x, lying), linear(x, weight)) < 1e-6
+@pytest.mark.parametrize(
+    "lie",
+    [
+        lambda x: x.T.contiguous().T,
+        lambda x: torch.stack([x, x], dim=-1)[..., 0],
+        lambda x: x[:1].expand_as(x),
+        lambda x: torch.cat([x, x])[len(x) :],
+    ],
+    ids=["transposed", "apart", "one row again and again", "part"],
+)
+def test_numbers_are_read_as_they_lie(lie: Callable[[Tensor], Tensor]) -> None:
+    x, weight, _ = (leaf.detach() for leaf in inputs(257))
+    for left, right in ((lie(x), weight), (x, lie(weight)), (lie(x), lie(weight))):
+        assert distance(linear(left, right), left.double() @ right.double().T) < 1e-6
 
 
 @needs_avx512
@@ -131,7 +141,8 @@ def test_its_operations_are_counted() -> None:
 def test_the_rest_is_left_to_torch_to_the_bit() -> None:
     few, many = inputs(2), inputs(257)
     double = inputs(257, dtype=torch.float64)
-    for leaves in (few, double):
+    row = (torch.ones(2048), torch.ones(2048, 2048, requires_grad=True), torch.ones(2048))
+    for leaves in (few, double, row):
         result = linear(*leaves)
         assert not is_onednn(result)
         assert torch.equal(result, F.linear(*leaves))
