@@ -175,8 +175,10 @@ class OrthogonalMomentum(Optimizer):
             self._assign(own, new)
 
     def _assign(self, target: Tensor, new: Tensor) -> None:
-        # Not a product with 0: what is not finite would stay so.
-        target.copy_(new if self.found_inf is None else torch.where(self.found_inf > 0, target, new))
+        if self.found_inf is None:
+            target.copy_(new)
+        else:  # not a product with 0: what is not finite would stay so
+            torch.where(self.found_inf > 0, target, new, out=target)
 
 
 def orthogonal(matrices_NRC: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
@@ -241,6 +243,7 @@ class Combined(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for optimizer in self.optimizers:
-            optimizer.found_inf = self.found_inf  # type: ignore[attr-defined]
+            if self.found_inf is not None:
+                optimizer.found_inf = self.found_inf  # type: ignore[attr-defined]
             optimizer.step()
         return loss
