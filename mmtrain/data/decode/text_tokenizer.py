@@ -170,6 +170,8 @@ class TextTokenizer:
     def encode(self, text: str, *, special_tokens: bool = False) -> list[int]:
         """The ids of ``text``: no start, no end, no limit, unless ``special_tokens`` asks for the tokenizer's own.
 
+        As with Hugging Face, a special token that stands in the text by its name, such as ``<|endoftext|>``, is one.
+
         Raises:
             DataError: A vocabulary of characters lacks one.
         """
