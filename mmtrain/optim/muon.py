@@ -106,7 +106,7 @@ class OrthogonalMomentum(Optimizer):
 
     The scale gives updates the root mean square of AdamW's, so that one learning rate fits both (arXiv:2502.16982,
     equation 4). Same as ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``, but the iteration runs in fp32 on
-    a CPU, where bf16 may be emulated and many times slower; and matrices of one shape are iterated in one batch.
+    a CPU, where bf16 may be emulated and many times slower; and matrices of one shape are iterated together.
 
     Args:
         parameters: Matrices.
