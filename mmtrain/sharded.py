@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -39,6 +44,40 @@ def whole(part: Tensor, like: Tensor) -> Tensor:
         part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )
     return sharded.full_tensor()
+
+
+def by_mesh(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Tensors in groups that PyTorch can do one thing with at once: those on one mesh of ranks, and whole ones."""
+    groups: dict[DeviceMesh | None, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.device_mesh if isinstance(tensor, DTensor) else None, []).append(tensor)
+    return list(groups.values())
+
+
+def counts_here(x: Tensor) -> bool:
+    """Whether this rank is the first of those that hold the same part of a tensor, or the same whole one."""
+    if not isinstance(x, DTensor):
+        return not dist.is_initialized() or dist.get_rank() == 0
+    place = x.device_mesh.get_coordinate()
+    assert place is not None, "every rank belongs to the mesh"
+    copies = [index for index, placement in zip(place, x.placements, strict=True) if placement.is_replicate()]
+    # A mesh that leaves out a dimension of ranks is one of several, which hold the same.
+    return not any(copies) and 0 in x.device_mesh.mesh
+
+
+def total_norm(tensors: Iterable[Tensor]) -> Tensor:
+    """The 2-norm of all elements of all tensors together, a scalar, on all ranks alike.
+
+    Args:
+        tensors: Whole ones, and such as are sharded over any meshes; at least one. All ranks must call it where any is.
+    """
+    tensors = list(tensors)
+    if not any(map(is_sharded, tensors)):
+        return torch.nn.utils.get_total_norm(tensors)
+    norm = torch.nn.utils.get_total_norm([own_part(tensor) for tensor in tensors if counts_here(tensor)])
+    total = norm.to(own_part(tensors[0]).device).square()
+    dist.all_reduce(total)
+    return total.sqrt()
 
 
 def reshard(module: nn.Module) -> None:

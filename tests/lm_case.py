@@ -60,8 +60,8 @@ def random_batch(rows: int, seed: int = 0, filler: int = 0) -> Batch:
 
 def share(batch: Batch) -> Batch:
     """This rank's part of a batch."""
-    size = len(batch["weight"]) // distributed.world_size()
-    start = distributed.rank() * size
+    size = len(batch["weight"]) // distributed.data_parallel_size()
+    start = distributed.data_parallel_rank() * size
     return {name: field[start : start + size] for name, field in batch.items()}
 
 

@@ -54,3 +54,41 @@ def test_all_ranks_agree(run_ranks: RunRanks) -> None:
         assert word == "from 1"
         assert (some, none) == (True, False)
         assert torch.equal(summed, torch.full((2,), 2.0))
+
+
+def shares_in_a_rank() -> tuple[int, int, list[int], float, float, Tensor, Tensor | None]:
+    distributed.join_tensor_parallel(2)
+    rank, group = distributed.rank(), distributed.data_parallel_group()
+    x = torch.full((1,), float(rank), requires_grad=True)
+    gathered = distributed.all_gather(x)
+    (gathered * torch.tensor([1.0, 10.0]) * (rank + 1)).sum().backward()
+    return (
+        distributed.data_parallel_rank(),
+        distributed.data_parallel_size(),
+        distributed.all_gather_object(rank, group),
+        float(distributed.all_reduce_sum(torch.tensor(float(rank)), group)),
+        float(distributed.all_reduce_sum(torch.tensor(float(rank)))),
+        gathered.detach(),
+        x.grad,
+    )
+
+
+def test_ranks_that_share_blocks_count_as_one(run_ranks: RunRanks) -> None:
+    for rank, (share, shares, objects, summed, over_all, gathered, gradient) in enumerate(
+        run_ranks(4, shares_in_a_rank)
+    ):
+        others = [0, 2] if rank in (0, 2) else [1, 3]  # one of each pair
+        assert (share, shares) == (rank // 2, 2)
+        assert objects == gathered.tolist() == others
+        assert (summed, over_all) == (sum(others), 6)
+        assert gradient.tolist() == [[1, 10][share] * sum(other + 1 for other in others)]
+
+
+def test_without_sharing_every_rank_has_its_share(run_ranks: RunRanks) -> None:
+    assert run_ranks(2, lone_share) == [(0, 2, None), (1, 2, None)]
+
+
+def lone_share() -> tuple[int, int, object]:
+    distributed.join_tensor_parallel(2)
+    distributed.join_tensor_parallel(1)
+    return distributed.data_parallel_rank(), distributed.data_parallel_size(), distributed.data_parallel_group()

@@ -47,7 +47,8 @@ class Faults(pl.Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not is_log_step(trainer, trainer.global_step) or not isinstance(data, ReportsFaults):
             return
-        found = [fault for faults in distributed.all_gather_object(data.take_faults()) for fault in faults]
+        of_ranks = distributed.all_gather_object(data.take_faults(), distributed.data_parallel_group())
+        found = [fault for faults in of_ranks for fault in faults]
         self.total += len(found)
         if trainer.is_global_zero and found:
             for fault in found[:_NAMED]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 import lightning.pytorch as pl
-import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+
+from mmtrain import sharded
 
 
 @runtime_checkable
@@ -23,11 +22,4 @@ def gradient_norm(trainer: pl.Trainer, module: pl.LightningModule) -> Tensor:
     """The 2-norm of all gradients together, as a scalar on the device, wherever the strategy keeps them."""
     if isinstance(trainer.strategy, HoldsGradients):
         return trainer.strategy.gradient_norm()
-    return total_gradient_norm(module.parameters())
-
-
-def total_gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """The 2-norm of all gradients together, as a scalar on the device. Sharded gradients are summed over all ranks."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+    return sharded.total_norm(p.grad for p in module.parameters() if p.grad is not None)

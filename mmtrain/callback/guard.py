@@ -160,7 +160,8 @@ class Guard(pl.Callback):
         """The last step skipped, with the samples of the ranks whose own loss was not finite, or of all."""
         step, loss, norm, own_loss = self._last.tolist()
         keys: Any = next((keys for at, keys in reversed(self._keys) if at == step), [])
-        ranks = distributed.all_gather_object((own_loss, [keys] if isinstance(keys, str) else list(keys)))
+        own = (own_loss, [keys] if isinstance(keys, str) else list(keys))
+        ranks = distributed.all_gather_object(own, distributed.data_parallel_group())
         guilty = [keys for own, keys in ranks if not math.isfinite(own)] or [keys for _, keys in ranks]
         return _Skipped(int(step), loss, norm, [key for keys in guilty for key in keys])
 

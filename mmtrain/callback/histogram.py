@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from mmtrain import distributed
-from mmtrain.sharded import is_sharded, own_part
+from mmtrain.sharded import counts_here, is_sharded, own_part
 
 _COUNTED_AT_ONCE = 1 << 24
 """`torch.histc` counts in fp32, which knows no larger odd number."""
@@ -65,15 +64,8 @@ def histograms(tensors: Mapping[str, Tensor], bins: int) -> dict[str, Histogram]
 
 def _counted_part(x: Tensor) -> Tensor:
     """What of a tensor this rank counts, flat and in fp32; of copies, the first rank's."""
-    if isinstance(x, DTensor):
-        place = x.device_mesh.get_coordinate()
-        assert place is not None, "every rank belongs to the mesh"
-        copies = [index for index, placement in zip(place, x.placements, strict=True) if placement.is_replicate()]
-        counts = not any(copies)
-    else:
-        counts = distributed.rank() == 0
     part = own_part(x).reshape(-1).float()
-    return part if counts else part[:0]
+    return part if counts_here(x) else part[:0]
 
 
 def _reach(part: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
+from mmtrain import distributed
+
 
 class StepSeed(pl.Callback):
     """Seeds python, numpy and torch (all devices) before every training step and every validation.
@@ -27,11 +29,11 @@ class StepSeed(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Seeds the step."""
-        seed_everything(stable_seed(self.seed, "train", trainer.global_step, trainer.global_rank))
+        seed_everything(stable_seed(self.seed, "train", trainer.global_step, distributed.data_parallel_rank()))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seeds the validation, apart from the steps around it."""
-        seed_everything(stable_seed(self.seed, "eval", trainer.global_step, trainer.global_rank))
+        seed_everything(stable_seed(self.seed, "eval", trainer.global_step, distributed.data_parallel_rank()))
 
 
 def stable_seed(*parts: int | str) -> int:

@@ -117,7 +117,8 @@ class Throughput(pl.Callback):
             "throughput/data_wait": self._waited / seconds,
         }
         if self._tokens:
-            tokens = distributed.all_reduce_sum(torch.stack(self._tokens).sum().to(trainer.strategy.root_device))
+            own = torch.stack(self._tokens).sum().to(trainer.strategy.root_device)
+            tokens = distributed.all_reduce_sum(own, distributed.data_parallel_group())
             row["throughput/tokens_per_second"] = float(tokens) / seconds
         if isinstance(pl_module, CountsFlops):
             flops = pl_module.flops_per_sample * samples_per_second / trainer.world_size

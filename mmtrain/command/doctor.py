@@ -18,7 +18,7 @@ from mmtrain.data.doctor.stages import Speed, Staged
 from mmtrain.data.doctor.verdict import Finding, Training, verdict
 from mmtrain.errors import ConfigError
 from mmtrain.logger.rows import read_rows
-from mmtrain.run.build import build_data, world_size
+from mmtrain.run.build import build_data, data_parallel_size, world_size
 
 _RECENT = 20  # rows of a run's speed whose median counts
 
@@ -46,7 +46,7 @@ def doctor(argv: Sequence[str]) -> None:
     config = typed(composed.config)
     data = build_data(config)
     data.prepare()
-    loader = data.train_loader(0, world_size(config))
+    loader = data.train_loader(0, data_parallel_size(config))
     if not isinstance(loader, Loader):
         mend = "have data.train_loader() return a mmtrain.data.Loader"
         raise ConfigError(f"the doctor cannot measure a {type(loader).__name__}", where="data._target_", mend=mend)
@@ -70,11 +70,13 @@ def doctor(argv: Sequence[str]) -> None:
 
 
 def _setting(config: Root) -> Setting:
-    ranks = world_size(config)
     # A data node has these where it can choose; what it leaves out, its loader leaves at the default.
     chosen = {name: config.data[name] for name in ("workers", "prefetch") if name in config.data}
     return Setting(
-        config.data["num_workers"], world_size=ranks, ranks_per_node=ranks // config.trainer.num_nodes, **chosen
+        config.data["num_workers"],
+        world_size=data_parallel_size(config),
+        ranks_per_node=world_size(config) // config.trainer.num_nodes,
+        **chosen,
     )
 
 
@@ -128,7 +130,7 @@ def _print_layout(config: Root, loader: Loader, examination: Examination) -> lis
     assert isinstance(loader.maker, Samples), "examine() took no other"
     readers = [source.reader for source in loader.maker.sources]
     walked = walk(loader.plan, readers)
-    ranks = world_size(config)
+    ranks = data_parallel_size(config)
     placed = {ranks: layout(walked, ranks) for ranks in world_sizes(ranks)}
     title = (
         f"shards on ranks: {len(walked.shard_bytes):,} shards of {walked.shard_samples:,.0f} samples, walked for "

@@ -67,7 +67,6 @@ class _Rows:
     """Texts in progress."""
 
     def __init__(self, model: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-        transformer = model.transformer
         lengths = [len(prompt) for prompt in prompts]
         self.model = model
         self.device = model.token_embed.weight.device
@@ -75,13 +74,8 @@ class _Rows:
         self.longest = max(lengths)
         self.left = [min(max_new_tokens, model.context_length - length) for length in lengths]
         self.cache = KVCache(
-            num_layers=transformer.num_layers,
-            batch_size=len(prompts),
+            num_layers=model.transformer.num_layers,
             max_length=min(self.longest + max_new_tokens, model.context_length),
-            num_kv_heads=transformer.num_kv_heads,
-            head_dim=transformer.head_dim,
-            dtype=model.token_embed.weight.dtype,
-            device=self.device,
         )
 
     @property

@@ -181,8 +181,13 @@ class Attention(nn.Module):
         return self.out(y.flatten(-2))
 
     def project(self, x: Tensor, rotation: Rotation | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries ``(..., H, K)``, and keys and values ``(..., G, K)``, of tokens ``(..., D)``."""
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in self.qkv(x).split(self.qkv_sizes, dim=-1))
+        """Queries ``(..., H, K)``, and keys and values ``(..., G, K)``, of tokens ``(..., D)``.
+
+        Under tensor parallelism H and G are this rank's.
+        """
+        qkv = self.qkv(x)
+        sizes = [size * qkv.shape[-1] // self.qkv.out_features for size in self.qkv_sizes]
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in qkv.split(sizes, dim=-1))
         q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)

@@ -16,33 +16,16 @@ class KVCache:
     the next token of the row takes its place: so prompts of different lengths are padded at their end, and no mask has
     to be carried along.
 
+    Memory is taken with the first tokens, for as many rows and heads as these have.
+
     Args:
         num_layers: Layers of the model.
-        batch_size: B.
         max_length: Most tokens of a row, prompt included.
-        num_kv_heads: G.
-        head_dim: K.
-        dtype: Of the keys and values.
-        device: Where they are kept.
     """
 
-    def __init__(
-        self,
-        *,
-        num_layers: int,
-        batch_size: int,
-        max_length: int,
-        num_kv_heads: int,
-        head_dim: int,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        shape = (batch_size, max_length, num_kv_heads, head_dim)
-        self._step = _Step()
-        self.layers = []
-        for _ in range(num_layers):
-            k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
-            self.layers.append(LayerCache(k, v, self._step))
+    def __init__(self, *, num_layers: int, max_length: int) -> None:
+        self._step = _Step(max_length)
+        self.layers = [LayerCache(self._step) for _ in range(num_layers)]
         self.max_length = max_length
 
     def place(self, position_BT: Tensor, longest: int) -> None:
@@ -64,20 +47,27 @@ class _Step:
     position_BT: Tensor
     mask_B1TS: Tensor
 
+    def __init__(self, max_length: int) -> None:
+        self.max_length = max_length
+
 
 class LayerCache:
     """Keys and values of one layer: a part of a `KVCache`."""
 
-    def __init__(self, k_BSGK: Tensor, v_BSGK: Tensor, step: _Step) -> None:
-        self._k_BSGK = k_BSGK
-        self._v_BSGK = v_BSGK
+    _k_BSGK: Tensor | None = None
+    _v_BSGK: Tensor | None = None
+
+    def __init__(self, step: _Step) -> None:
         self._step = step
 
     def extend(self, k_BTGK: Tensor, v_BTGK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Keeps new keys and values; returns all ``(B, S, G, K)``, and which of them a token sees ``(B, 1, T, S)``."""
+        if self._k_BSGK is None or self._v_BSGK is None:
+            shape = (len(k_BTGK), self._step.max_length, *k_BTGK.shape[2:])
+            self._k_BSGK, self._v_BSGK = k_BTGK.new_zeros(shape), v_BTGK.new_zeros(shape)
         row = torch.arange(len(k_BTGK), device=k_BTGK.device)[:, None]
-        self._k_BSGK[row, self._step.position_BT] = k_BTGK.to(self._k_BSGK.dtype)
-        self._v_BSGK[row, self._step.position_BT] = v_BTGK.to(self._v_BSGK.dtype)
+        self._k_BSGK[row, self._step.position_BT] = k_BTGK
+        self._v_BSGK[row, self._step.position_BT] = v_BTGK
         mask = self._step.mask_B1TS
         longest = mask.shape[-1]
         return self._k_BSGK[:, :longest], self._v_BSGK[:, :longest], mask

@@ -48,7 +48,7 @@ def infonce_loss(image_bD: Tensor, text_bD: Tensor, scale: Tensor, weight_b: Ten
         total: Tensor = _InfoNCE.apply(  # type: ignore[no-untyped-call]
             image_bD.to(dtype), text_BD, scale.to(dtype), filler_B, tile
         )
-        return total * distributed.world_size() / (2 * (~filler_B).sum())
+        return total * distributed.data_parallel_size() / (2 * (~filler_B).sum())
 
 
 class _InfoNCE(torch.autograd.Function):
@@ -56,7 +56,7 @@ class _InfoNCE(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, image_bD: Tensor, text_BD: Tensor, scale: Tensor, filler_B: Tensor, tile: int) -> Tensor:
-        first = distributed.rank() * len(image_bD)
+        first = distributed.data_parallel_rank() * len(image_bD)
         row_lse_b, positive_b = image_bD.new_empty(len(image_bD)), image_bD.new_empty(len(image_bD))
         column_lse_B = image_bD.new_full((len(text_BD),), -torch.inf)
         for start in range(0, len(image_bD), tile):
@@ -78,7 +78,7 @@ class _InfoNCE(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         image_bD, text_BD, scale, filler_B, row_lse_b, column_lse_B = ctx.saved_tensors
-        first = distributed.rank() * len(image_bD)
+        first = distributed.data_parallel_rank() * len(image_bD)
         pair_b = 2.0 * ~filler_B[first : first + len(image_bD)]
         grad_image_bD, grad_text_BD = torch.empty_like(image_bD), torch.zeros_like(text_BD)
         with torch.autocast(image_bD.device.type, enabled=False):
@@ -103,7 +103,7 @@ def _logits(row_tD: Tensor, text_BD: Tensor, scale: Tensor, filler_B: Tensor, fi
 
 def _logsumexp_over_ranks(lse_B: Tensor) -> Tensor:
     """The log of the sum over ranks of ``exp(lse_B)``; NaN where all are -inf."""
-    if distributed.world_size() == 1:
+    if distributed.data_parallel_size() == 1:
         return lse_B
-    largest_B = distributed.all_reduce_max(lse_B)
-    return distributed.all_reduce_sum((lse_B - largest_B).exp_()).log_() + largest_B
+    largest_B, group = distributed.all_reduce_max(lse_B), distributed.data_parallel_group()
+    return distributed.all_reduce_sum((lse_B - largest_B).exp_(), group).log_() + largest_B

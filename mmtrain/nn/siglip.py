@@ -49,7 +49,7 @@ def siglip_loss(
         total: Tensor = _Sigmoid.apply(  # type: ignore[no-untyped-call]
             image_bD.to(dtype), text_BD, scale.to(dtype), bias.to(dtype), filler_B, tile
         )
-        return total * distributed.world_size() / (~filler_B).sum()
+        return total * distributed.data_parallel_size() / (~filler_B).sum()
 
 
 class _Sigmoid(torch.autograd.Function):
@@ -59,7 +59,7 @@ class _Sigmoid(torch.autograd.Function):
     def forward(
         ctx: Any, image_bD: Tensor, text_BD: Tensor, scale: Tensor, bias: Tensor, filler_B: Tensor, tile: int
     ) -> Tensor:
-        rank_first = distributed.rank() * len(image_bD)
+        rank_first = distributed.data_parallel_rank() * len(image_bD)
         grad_image_bD, grad_text_BD = torch.empty_like(image_bD), torch.zeros_like(text_BD)
         loss, grad_bias = image_bD.new_zeros(()), image_bD.new_zeros(())
         for start in range(0, len(image_bD), tile):

@@ -83,4 +83,5 @@ def share_of(count: Tensor) -> Tensor:
     Returns:
         ``global count / ranks`` of each, in fp32; at least one over the number of ranks.
     """
-    return distributed.all_reduce_sum(count.float()).clamp(min=1) / distributed.world_size()
+    total = distributed.all_reduce_sum(count.float(), distributed.data_parallel_group())
+    return total.clamp(min=1) / distributed.data_parallel_size()

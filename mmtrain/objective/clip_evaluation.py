@@ -56,7 +56,8 @@ def gather_images(steps: Sequence[Images]) -> Images:
     """
     *columns, captions = zip(*steps, strict=True)
     feature, label, weight = (_in_order(torch.stack(column)) for column in columns)
-    in_order = chain.from_iterable(zip(*distributed.all_gather_object(captions), strict=True))
+    of_ranks = distributed.all_gather_object(captions, distributed.data_parallel_group())
+    in_order = chain.from_iterable(zip(*of_ranks, strict=True))
     real = weight > 0
     kept = [each for each, keep in zip(chain.from_iterable(in_order), real.tolist(), strict=True) if keep]
     return Images(feature[real], label[real], weight[real], kept)
@@ -70,8 +71,8 @@ def _in_order(x_Sb: Tensor) -> Tensor:
 
 def encode_in_shares(encode: Encode, text_CT: Tensor) -> Tensor:
     """Features ``(C, D)`` of texts, on all ranks; each rank encodes its part."""
-    share = -(-len(text_CT) // distributed.world_size())
-    own = torch.arange(share) + distributed.rank() * share
+    share = -(-len(text_CT) // distributed.data_parallel_size())
+    own = torch.arange(share) + distributed.data_parallel_rank() * share
     text_cT = text_CT[own.clamp(max=len(text_CT) - 1)]  # parts are of one size: the last text fills them up
     features = torch.cat([encode(text) for text in text_cT.split(_CHUNK)])
     return distributed.all_gather(features)[: len(text_CT)]

@@ -92,7 +92,9 @@ class LanguageModel(Objective):
     def on_validation_epoch_end(self) -> None:
         """Brings the ranks' totals together; all ranks log the same numbers."""
         for name in self.eval_sets:
-            nll, count, num_bytes = distributed.all_reduce_sum(self._totals.pop(name))
+            nll, count, num_bytes = distributed.all_reduce_sum(
+                self._totals.pop(name), distributed.data_parallel_group()
+            )
             loss = nll / count
             metrics = {"loss": loss, "perplexity": loss.exp(), "bits_per_byte": nll / math.log(2) / num_bytes}
             self.log_dict({f"eval/{name}/{key}": value.float() for key, value in metrics.items()}, logger=False)

@@ -85,7 +85,7 @@ class MaskedLanguageModel(Objective):
     def on_validation_epoch_end(self) -> None:
         """Brings the ranks' totals together; all ranks log the same numbers."""
         for name in self.eval_sets:
-            totals = distributed.all_reduce_sum(self._totals.pop(name))
+            totals = distributed.all_reduce_sum(self._totals.pop(name), distributed.data_parallel_group())
             metrics: dict[str, Tensor] = {}
             for task, (loss, correct, count) in zip(self.tasks, totals, strict=True):
                 if task == "mlm" or count > 0:  # a set without pairs has nothing to say of the next sentence

@@ -17,6 +17,7 @@ from mmtrain.callback.final_evaluation import FinalEvaluation
 from mmtrain.callback.recorder import Recorder
 from mmtrain.callback.rng import StepSeed, seed_everything, stable_seed
 from mmtrain.config import Root, derive_batch, instantiate, total_steps
+from mmtrain.errors import ConfigError
 from mmtrain.logger.jsonl import JsonlLogger
 from mmtrain.nn.cross_entropy import LogitGradient
 from mmtrain.nn.transformer import Block
@@ -48,13 +49,29 @@ def world_size(config: Root) -> int:
     return devices * config.trainer.num_nodes
 
 
+def data_parallel_size(config: Root) -> int:
+    """Shares that a global batch is cut into: the ranks of the job, those that share a model's blocks counted as one.
+
+    Raises:
+        ConfigError: The ranks do not divide into groups that share blocks.
+    """
+    ranks, sharing = world_size(config), config.strategy.get("tensor_parallel", 1)
+    if ranks % sharing:
+        raise ConfigError(
+            f"{ranks} ranks do not divide into groups of {sharing}",
+            where="strategy.tensor_parallel",
+            mend=f"set a divisor of {ranks}; or trainer.devices to a multiple of {sharing}",
+        )
+    return ranks // sharing
+
+
 def build_data(config: Root) -> Data:
     """The data node. Nothing is fetched or opened.
 
     Raises:
         ConfigError: The global batch does not divide over ranks and micro-batches.
     """
-    derive_batch(config.data["global_batch_size"], world_size(config), config.data["micro_batch_size"])
+    derive_batch(config.data["global_batch_size"], data_parallel_size(config), config.data["micro_batch_size"])
     data: Data = instantiate(config.data, "data", seed=config.seed)
     return data
 

@@ -89,11 +89,13 @@ class DataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Builds the evaluation sets; their order is the order of the trainer's ``dataloader_idx``."""
-        self.eval_sets = dict(self.data.eval_loaders(distributed.rank(), distributed.world_size()))
+        self.eval_sets = dict(
+            self.data.eval_loaders(distributed.data_parallel_rank(), distributed.data_parallel_size())
+        )
 
     def train_dataloader(self) -> TrainLoader:
         """The training loader, at the restored position."""
-        self._loader = self.data.train_loader(distributed.rank(), distributed.world_size())
+        self._loader = self.data.train_loader(distributed.data_parallel_rank(), distributed.data_parallel_size())
         if self._restored is not None:
             self._loader.load_state_dict(self._restored)
         return self._loader

@@ -21,6 +21,7 @@ from mmtrain import distributed, sharded
 from mmtrain.errors import ConfigError, RunError
 from mmtrain.strategy.numerics import autocast, require_known
 from mmtrain.strategy.sharding import Policy, shard
+from mmtrain.strategy.tensor_parallel import share_blocks
 
 _NUMERICS = ("32-true", "bf16-mixed")
 
@@ -31,23 +32,31 @@ def fsdp(
     reshard_after_forward: bool = True,
     gather_bf16: bool = True,
     offload: bool = False,
+    tensor_parallel: int = 1,
     timeout_minutes: float = 30.0,
 ) -> FullyShard:
     """FSDP2; a run is the same as under any other strategy, see `FullyShard`.
 
     Args:
         shard_size: Ranks that a model is spread over, such as those of a node; groups of so many ranks hold a copy
-            each. None spreads it over all.
+            each. None spreads it over all. With tensor parallelism, ranks are counted as its groups.
         reshard_after_forward: Whether a block's weights are given back between its forward and backward pass, as in
             ZeRO-3. Without, as in ZeRO-2, they are gathered once a step, and all of them are held at the end of the
             forward pass.
         gather_bf16: Whether ``bf16-mixed`` gathers the weights of blocks in bf16, which autocast would round them to
             anyway. It halves what is sent.
         offload: Whether weights, gradients and the optimizer's state are kept, and its step made, on the CPU.
+        tensor_parallel: Consecutive ranks, such as those of a node, that share the heads and hidden units of blocks,
+            and work on the same samples; see `share_blocks`.
         timeout_minutes: How long a collective may wait for the slowest rank.
     """
     return FullyShard(
-        shard_size, reshard_after_forward, gather_bf16, offload, timeout=timedelta(minutes=timeout_minutes)
+        shard_size,
+        reshard_after_forward,
+        gather_bf16,
+        offload,
+        tensor_parallel,
+        timeout=timedelta(minutes=timeout_minutes),
     )
 
 
@@ -62,11 +71,18 @@ class FullyShard(ModelParallelStrategy):
         reshard_after_forward: See `fsdp`.
         gather_bf16: See `fsdp`.
         offload: See `fsdp`.
+        tensor_parallel: See `fsdp`.
         timeout: How long a collective may wait.
     """
 
     def __init__(
-        self, shard_size: int | None, reshard_after_forward: bool, gather_bf16: bool, offload: bool, timeout: timedelta
+        self,
+        shard_size: int | None,
+        reshard_after_forward: bool,
+        gather_bf16: bool,
+        offload: bool,
+        tensor_parallel: int,
+        timeout: timedelta,
     ) -> None:
         # Gloo beside NCCL reduces what is kept on the CPU.
         backend = "cuda:nccl,cpu:gloo" if offload and torch.cuda.is_available() else None
@@ -75,6 +91,7 @@ class FullyShard(ModelParallelStrategy):
         self.reshard_after_forward = reshard_after_forward
         self.gather_bf16 = gather_bf16
         self.offload = offload
+        self.tensor_parallel = tensor_parallel
         self._whole: list[nn.Parameter] = []
 
     @property
@@ -95,12 +112,13 @@ class FullyShard(ModelParallelStrategy):
         """Joins the ranks.
 
         Raises:
-            ConfigError: The ranks do not divide into groups of ``shard_size``.
+            ConfigError: The ranks do not divide into groups of ``tensor_parallel``, or these of ``shard_size``.
         """
         assert self.accelerator is not None
         self.accelerator.setup_device(self.root_device)
         self._setup_ranks()
         self._device_mesh = self._mesh()
+        distributed.join_tensor_parallel(self.tensor_parallel, self._timeout)
 
     def setup(self, trainer: pl.Trainer) -> None:
         """Shards the model, then builds its optimizer over the shards."""
@@ -109,12 +127,22 @@ class FullyShard(ModelParallelStrategy):
         gather = torch.bfloat16 if self.gather_bf16 and self.precision_plugin.precision == "bf16-mixed" else None
         policy = Policy(self.reshard_after_forward, gather, self.offload)
         model = self.lightning_module.get_submodule("model")
-        self._whole = shard(model, self.device_mesh, policy)
+        *data_parallel, last = self.device_mesh.mesh_dim_names or ()
+        if last == "tensor":
+            share_blocks(model, self.device_mesh["tensor"])
+            self._whole = shard(model, self.device_mesh[tuple(data_parallel)], policy)
+        else:
+            self._whole = shard(model, self.device_mesh, policy)
         self._move_rest()
         self.barrier()
         if trainer.state.fn == TrainerFn.FITTING:
             self.setup_optimizers(trainer)
         self.setup_precision_plugin()
+
+    def teardown(self) -> None:
+        """Leaves the ranks as they were."""
+        distributed.join_tensor_parallel(1)
+        super().teardown()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Has the parameters be shards, as the step before left them, also after an evaluation."""
@@ -182,16 +210,12 @@ class FullyShard(ModelParallelStrategy):
         )
 
     def _mesh(self) -> DeviceMesh:
-        size, device = self.shard_size or self.world_size, self.root_device.type
-        if self.world_size % size:
-            raise ConfigError(
-                f"{self.world_size} ranks do not divide into groups of {size}",
-                where="strategy.shard_size",
-                mend=f"set a divisor of {self.world_size}, such as the ranks of a node; or null",
-            )
-        if size == self.world_size:
-            return init_device_mesh(device, (size,), mesh_dim_names=("shard",))
-        return init_device_mesh(device, (self.world_size // size, size), mesh_dim_names=("replicate", "shard"))
+        replicas = _groups(self.world_size, self.tensor_parallel, "strategy.tensor_parallel", "or 1")
+        size = self.shard_size or replicas
+        copies = _groups(replicas, size, "strategy.shard_size", "or null")
+        dims = {"replicate": copies, "shard": size, "tensor": self.tensor_parallel}
+        used = {name: size for name, size in dims.items() if name == "shard" or size > 1}
+        return init_device_mesh(self.root_device.type, tuple(used.values()), mesh_dim_names=tuple(used))
 
     def _move_rest(self) -> None:
         """Buffers, and parameters that stay whole: shards are where they belong."""
@@ -199,6 +223,16 @@ class FullyShard(ModelParallelStrategy):
         rest = [*self._whole, *self.lightning_module.buffers()]
         for tensor in rest:
             tensor.data = tensor.data.to(self.root_device)
+
+
+def _groups(ranks: int, size: int, where: str, none: str) -> int:
+    if ranks % size:
+        raise ConfigError(
+            f"{ranks} ranks do not divide into groups of {size}",
+            where=where,
+            mend=f"set a divisor of {ranks}, such as the ranks of a node; {none}",
+        )
+    return ranks // size
 
 
 class Autocast(Precision):
@@ -218,3 +252,10 @@ class Autocast(Precision):
     def forward_context(self) -> AbstractContextManager[Any]:
         """What the forward pass runs under."""
         return autocast(self.precision)
+
+    def clip_grad_by_norm(self, optimizer: Optimizer, clip_val: int | float) -> None:
+        """Shrinks all gradients together to a norm of ``clip_val``, if theirs is larger."""
+        parameters = list(self.main_params(optimizer))
+        norm = sharded.total_norm(parameter.grad for parameter in parameters if parameter.grad is not None)
+        for group in sharded.by_mesh(parameters):
+            torch.nn.utils.clip_grads_with_norm_(group, clip_val, norm)

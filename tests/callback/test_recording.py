@@ -13,7 +13,7 @@ import pytest
 import torch
 from toy_run import BATCH, ToyModule, rows_of, train
 
-from mmtrain.callback.gradient_norm import total_gradient_norm
+from mmtrain import sharded
 from mmtrain.callback.rng import StepSeed, stable_seed
 from mmtrain.callback.throughput import Throughput, peak_flops
 from mmtrain.logger.rows import read_rows
@@ -65,7 +65,7 @@ def test_the_gradient_norm_is_that_of_all_gradients_together() -> None:
     module = ToyModule()
     module.net(torch.ones(2, 8)).sum().backward()
     expected = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]).norm()
-    assert torch.allclose(total_gradient_norm(module.parameters()), expected)
+    assert torch.allclose(sharded.total_norm(p.grad for p in module.parameters()), expected)
 
 
 def test_the_gradient_norm_is_recorded_before_clipping(tmp_path: Path) -> None:
@@ -76,12 +76,14 @@ def test_the_gradient_norm_is_recorded_before_clipping(tmp_path: Path) -> None:
 
 
 def draws(step: int, rank: int = 0, seed: int = 0, stage: str = "train") -> tuple[float, float, float]:
-    trainer: Any = SimpleNamespace(global_step=step, global_rank=rank)
+    trainer: Any = SimpleNamespace(global_step=step)
     callback = StepSeed(seed)
-    if stage == "train":
-        callback.on_train_batch_start(trainer, None, None, 0)  # type: ignore[arg-type]
-    else:
-        callback.on_validation_start(trainer, None)  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RANK", str(rank))
+        if stage == "train":
+            callback.on_train_batch_start(trainer, None, None, 0)  # type: ignore[arg-type]
+        else:
+            callback.on_validation_start(trainer, None)  # type: ignore[arg-type]
     return random.random(), float(np.random.rand()), float(torch.rand(()))
 
 

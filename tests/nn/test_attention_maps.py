@@ -160,7 +160,7 @@ def test_what_cannot_be_recorded_is_refused() -> None:
     ):
         pass
     model = Transformer(d_model=WIDTH, num_layers=1, num_heads=4, causal=True).eval()
-    cache = KVCache(num_layers=1, batch_size=ROWS, max_length=TOKENS, num_kv_heads=4, head_dim=4)
+    cache = KVCache(num_layers=1, max_length=TOKENS)
     cache.place(torch.arange(TOKENS).expand(ROWS, TOKENS), TOKENS)
     with recorded_attention(model), pytest.raises(ValueError, match="without a cache"):
         model(tokens().float(), cache=cache)

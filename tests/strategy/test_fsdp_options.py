@@ -37,6 +37,13 @@ def test_ranks_that_do_not_divide_into_groups_are_refused(tmp_path: Path) -> Non
     assert "strategy.shard_size" in str(caught.value)
 
 
+def test_ranks_that_do_not_divide_into_groups_that_share_blocks_are_refused(tmp_path: Path) -> None:
+    strategy = trainer_of(tmp_path, "strategy.tensor_parallel=3").strategy
+    with pytest.raises(ConfigError, match="2 ranks do not divide into groups of 3") as caught:
+        strategy._mesh()
+    assert "strategy.tensor_parallel" in str(caught.value)
+
+
 def test_lightnings_form_of_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run goes on from"):
         trainer_of(tmp_path).strategy.save_checkpoint({}, tmp_path / "x.ckpt")

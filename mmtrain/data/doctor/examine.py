@@ -35,7 +35,7 @@ class Setting:
         num_workers: Workers of a rank.
         workers: Their kind.
         prefetch: Batches that they prepare ahead.
-        world_size: Ranks of the job.
+        world_size: Ranks of the job that have samples of their own.
         ranks_per_node: Ranks that share this machine.
         cores: Cores of this machine that may be used.
     """

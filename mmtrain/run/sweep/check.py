@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from mmtrain.config import Composed, compose, derive_batch, instantiate, typed, validate
 from mmtrain.errors import ConfigError
-from mmtrain.run.build import world_size
+from mmtrain.run.build import data_parallel_size
 from mmtrain.run.sweep.grid import Job
 
 _SHOWN = 3  # names of jobs that have one mistake
@@ -78,7 +78,7 @@ def _check(job: Job, config_dirs: Sequence[Path], models: set[str]) -> Composed:
     validate(composed)
     config = typed(composed.config)
     if config.trainer.devices != "auto":  # those of the machine that submits tell nothing of the one that trains
-        derive_batch(config.data["global_batch_size"], world_size(config), config.data["micro_batch_size"])
+        derive_batch(config.data["global_batch_size"], data_parallel_size(config), config.data["micro_batch_size"])
     if (model := json.dumps(config.model, sort_keys=True)) not in models:
         with torch.device("meta"):  # shapes alone, no memory
             instantiate(config.model, "model")
