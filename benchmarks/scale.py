@@ -4,11 +4,12 @@
     python benchmarks/scale.py predict [--measured FILE] [--inter-gbps 400 --latency-us 5 ...] [--plot FILE]
 
 `measure` trains a GPT of 110M parameters under each strategy, every rank with one thread, in processes of its own, and
-prints medians beside theory: weak scaling with as many rows for each rank, strong scaling with as many for all. On a
-CPU, ranks take turns with one another and with all else that runs, so that the clock says little; processor time of a
-rank says what a step would take on a core of its own, and is what the model is held against. What FILE holds of the
-same tasks is not measured again. Memory is what tensors hold after the backward pass, the most of any rank; the peak of
-the timed steps is the process's, beyond what it had before there was a model, or what CUDA allocated. Linux only.
+prints medians beside theory: weak scaling with as many rows for each rank, strong scaling with as many for all. Under
+``tp`` all ranks share every block, and the rows of one. On a CPU, ranks take turns with one another and with all else
+that runs, so that the clock says little; processor time of a rank says what a step would take on a core of its own, and
+is what the model is held against. What FILE holds of the same tasks is not measured again. Memory is what tensors hold
+after the backward pass, the most of any rank; the peak of the timed steps is the process's, beyond what it had before
+there was a model, or what CUDA allocated. Linux only.
 
 `predict` is the model of `scaling/analytic.py` and `scaling/cluster.py`, whose formulas and sources stand there.
 Without a measured step it shows three models whose step of one H100 is assumed.
@@ -97,9 +98,10 @@ def _tasks(arguments: argparse.Namespace) -> Iterator[Task]:
     yield task("none", 1, arguments.rows, arguments.saves)
     for strategy in arguments.strategies:
         for world in arguments.processes:
-            if "weak" in arguments.scaling:
+            if "weak" in arguments.scaling and (world > 1 or strategy != "tp"):
                 yield task(strategy, world, arguments.rows, arguments.saves)
-            if "strong" in arguments.scaling and world > 1 and arguments.rows % world == 0:
+            cuts = strategy != "tp" and world > 1 and arguments.rows % world == 0
+            if "strong" in arguments.scaling and cuts:
                 yield task(strategy, world, arguments.rows // world, 0)
 
 

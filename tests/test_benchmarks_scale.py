@@ -114,7 +114,16 @@ def test_hybrid_sharding_of_one_node_is_full_sharding(cluster: Any, analytic: An
 
 
 def test_state_of_the_model_is_what_the_papers_say(analytic: Any) -> None:
-    wanted = {"none": 1600, "ddp": 1600, "zero1": 1100, "zero2": 800, "zero3": 80 + 500, "fsdp": 400, "hsdp": 400}
+    wanted = {
+        "none": 1600,
+        "ddp": 1600,
+        "zero1": 1100,
+        "zero2": 800,
+        "zero3": 80 + 500,
+        "fsdp": 400,
+        "hsdp": 400,
+        "tp": 640,
+    }
     assert {name: analytic.state_bytes(name, 100, 20, 4) for name in wanted} == wanted
     assert analytic.state_bytes("zero3", 100, 20, 1) == 2000
 
@@ -150,12 +159,15 @@ def test_two_ranks_are_measured_and_every_row_is_there(
     out = tmp_path / "figures.json"
     tiny = ["--tiny", "--rows", "2", "--tokens", "16", "--steps", "2", "--saves", "1", "--json", str(out)]
     monkeypatch.setattr(
-        sys, "argv", ["scale.py", "measure", *tiny, "--strategies", "fsdp", "--processes", "2", "--scaling", "weak"]
+        sys,
+        "argv",
+        ["scale.py", "measure", *tiny, "--strategies", "fsdp", "tp", "--processes", "2", "--scaling", "weak"],
     )
     scale.main()
     said = capsys.readouterr().out
     assert said.count("| none | 1 |") == 3
     assert said.count("| fsdp | 2 |") == 4 and said.count("| fsdp | 2 | in the background |") == 1
+    assert said.count("| tp | 2 | in the background |") == 1 and "| tp | 2 | 2 |" in said
     assert all(f"| {name} | 2 |" in said for name in ("all-reduce", "all-gather", "reduce-scatter"))
     known = out.read_bytes()
     for run in json.loads(known)["runs"]:

@@ -164,9 +164,9 @@ def state_bytes(strategy: str, params: int, outside: int, devices: int) -> float
     outside of blocks whole.
 
     Args:
-        strategy: ``none``, or one of `STRATEGIES`.
+        strategy: ``none``, one of `STRATEGIES`, or ``tp``: all devices share the blocks of one model.
         params: Parameters.
-        outside: Those that ZeRO-3 keeps whole.
+        outside: Those that ZeRO-3 keeps whole, or that are not shared.
         devices: Number of devices; for ``hsdp``, of a node.
     """
     parts = {
@@ -177,5 +177,6 @@ def state_bytes(strategy: str, params: int, outside: int, devices: int) -> float
         "zero3": 20 * params / devices + (4 * outside if devices > 1 else 0),
         "fsdp": 16 * params / devices,
         "hsdp": 16 * params / devices,
+        "tp": 16 * (outside + (params - outside) / devices),
     }
     return parts[strategy]

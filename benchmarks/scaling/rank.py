@@ -139,16 +139,16 @@ class Saves(pl.Callback):
         self._sealed_at, self._sealed_bytes = time.monotonic(), record.bytes
 
 
-def strategy_of(name: str) -> Any:
+def strategy_of(name: str, world: int) -> Any:
     """Of the trainer."""
     if name == "none":
         return auto()
     if name == "ddp":
         return ddp()
-    if name == "fsdp":
+    if name in ("fsdp", "tp"):
         from mmtrain.strategy.fsdp import fsdp
 
-        return fsdp()
+        return fsdp(tensor_parallel=world if name == "tp" else 1)
     from mmtrain.strategy.deepspeed import deepspeed
 
     return deepspeed(stage=int(name.removeprefix("zero")))  # type: ignore[arg-type]
@@ -159,13 +159,18 @@ def measure(task: Task, folder: Path) -> dict[str, Any]:
     peak = memory.Peak(task.device)
     objective = objective_of(task)
     model = objective.model
-    in_blocks = sum(p.numel() for block in model.modules() if isinstance(block, Block) for p in block.parameters())
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    in_blocks = sum(p.numel() for block in blocks for p in block.parameters())
+    if task.strategy == "tp":  # every rank has norms, and the biases that are added to sums over ranks
+        whole = [part for block in blocks for part in (block.norm1, block.norm2)]
+        in_blocks -= sum(p.numel() for norm in whole for p in norm.parameters())
+        in_blocks -= sum(linear.out_features for block in blocks for linear in (block.attention.out, block.mlp.down))
     params, flops = sum(p.numel() for p in model.parameters()), task.rows * model.flops_per_sample(task.tokens)
     clock, held, saves = Clock(task.device), Held(task, peak), Saves(task, folder)
     trainer = pl.Trainer(
         accelerator=task.device,
         devices=task.world,
-        strategy=strategy_of(task.strategy),
+        strategy=strategy_of(task.strategy, task.world),
         precision=task.precision,  # type: ignore[arg-type]
         max_steps=task.total_steps,
         gradient_clip_val=1.0,
@@ -184,7 +189,7 @@ def measure(task: Task, folder: Path) -> dict[str, Any]:
     return {
         "params": params,
         "outside": params - in_blocks,
-        "blocks": sum(isinstance(module, Block) for module in model.modules()),
+        "blocks": len(blocks),
         "flops": flops,
         "steps": [seconds for seconds, _ in clock.steps[timed]],
         "updates": [seconds for seconds, _ in clock.updates[timed]],

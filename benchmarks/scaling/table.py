@@ -80,7 +80,7 @@ COLLECTIVES = ("collective", "ranks", "4 KiB, ms", "28 MiB, ms", "spread", "CPU,
 
 
 def predicted(report: Report, task: Task) -> float | None:
-    """Seconds of a step of some ranks, from that of one rank and the all-reduce; None where either is missing.
+    """Seconds of a step of some ranks, from that of one rank and the all-reduce; None where anything is missing.
 
     The one is under the same strategy where that was measured: what copies cost is its own. Passes take as long as they
     have rows, the update as it is. On CPUs all is processor time of a rank: it is what a step would take on a core of
@@ -89,7 +89,7 @@ def predicted(report: Report, task: Task) -> float | None:
     ones = {run.task.strategy: run for run in report.runs if run.task.world == 1}
     base = ones.get(task.strategy, ones.get("none"))
     times = report.collectives.get(task.world)
-    if base is None or (times is None and task.world > 1):
+    if task.strategy == "tp" or base is None or (times is None and task.world > 1):
         return None
     update = statistics.median(base.result["update_cpu" if report.on_cpu else "updates"])
     step = (_busy(report, base) - update) * task.rows / base.task.rows + update
@@ -123,7 +123,7 @@ def _steps(report: Report) -> Iterator[Row]:
             str(task.rows),
             f"{run.step_s:.2f}",
             f"{min(seconds):.2f} to {max(seconds):.2f}",
-            f"{task.rows * task.world / run.step_s:.2f}",
+            f"{task.all_rows / run.step_s:.2f}",
             f"{_busy(report, run):.2f}",
             "" if guess is None else f"{guess:.2f}",
             "" if guess is None else f"{guess / _busy(report, run):.2f}",

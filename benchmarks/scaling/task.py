@@ -16,7 +16,7 @@ from mmtrain.objective.lm import LanguageModel
 from mmtrain.optim.adamw import AdamW
 from mmtrain.optim.schedule import Constant
 
-STRATEGIES = ("none", "ddp", "zero1", "zero2", "zero3", "fsdp")
+STRATEGIES = ("none", "ddp", "zero1", "zero2", "zero3", "fsdp", "tp")
 WARMUP = 2
 BESIDE = 3
 """Steps after the beginning of a save in the background, some of them while it is written."""
@@ -43,7 +43,7 @@ class Task:
     Attributes:
         strategy: One of `STRATEGIES`.
         world: Number of ranks.
-        rows: Of each rank.
+        rows: Of each rank; under ``tp`` of all of them, which share every block.
         tokens: Of a row.
         steps: That are timed.
         saves: Checkpoints of each way to write them.
@@ -67,6 +67,16 @@ class Task:
         return TINY if self.tiny else BASE
 
     @property
+    def all_rows(self) -> int:
+        """Of all ranks."""
+        return self.rows * (1 if self.strategy == "tp" else self.world)
+
+    @property
+    def in_shards(self) -> bool:
+        """Whether a checkpoint is a folder of shards."""
+        return self.strategy in ("fsdp", "tp")
+
+    @property
     def save_after(self) -> dict[int, bool]:
         """The steps that are followed by a save, from 0, and whether it is written in the background.
 
@@ -75,13 +85,13 @@ class Task:
         first = WARMUP + self.steps
         waited = {first + number: False for number in range(self.saves)}
         in_background = {first + self.saves + BESIDE * number: True for number in range(self.saves)}
-        return waited | (in_background if self.strategy == "fsdp" else {})
+        return waited | (in_background if self.in_shards else {})
 
     @property
     def total_steps(self) -> int:
         """All steps: to warm up, timed, one of which memory is measured, and those between and beside the saves."""
         last = max(self.save_after, default=WARMUP + self.steps)
-        return last + 1 + (BESIDE if self.strategy == "fsdp" and self.saves else 0)
+        return last + 1 + (BESIDE if self.in_shards and self.saves else 0)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -153,7 +153,7 @@ def _cut(parameter: Tensor, mesh: DeviceMesh, dim: int) -> nn.Parameter:
     return nn.Parameter(part, requires_grad=parameter.requires_grad)
 
 
-class _Exchange:
+class _Exchange(nn.Module):
     """From rows that ranks keep one after another to the rows of each rank's heads, and gradients back.
 
     Args:
@@ -161,17 +161,20 @@ class _Exchange:
         group: The ranks.
     """
 
+    order: Tensor
+
     def __init__(self, sizes: tuple[int, ...], group: dist.ProcessGroup) -> None:
+        super().__init__()
         self.group = group
         ranks, own = dist.get_world_size(group), dist.get_rank(group)
         user_R = torch.cat([torch.arange(size) // (size // ranks) for size in sizes])
         user_PR = user_R.view(ranks, -1)
         counts_PP = torch.stack([(user_PR == rank).sum(dim=1) for rank in range(ranks)], dim=1)  # from, to
-        self.order = user_PR[own].argsort(stable=True)
+        self.register_buffer("order", user_PR[own].argsort(stable=True), persistent=False)
         self.sent: list[int] = counts_PP[own].tolist()
         self.received: list[int] = counts_PP[:, own].tolist()
 
-    def __call__(self, kept: Tensor) -> Tensor:
+    def forward(self, kept: Tensor) -> Tensor:
         """The rows of this rank's heads, ``(R / P, ...)`` as those it keeps; their order is that of the whole."""
         used: Tensor = _Exchanged.apply(kept, self)  # type: ignore[no-untyped-call]
         return used
@@ -181,16 +184,16 @@ class _Exchanged(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kept: Tensor, exchange: _Exchange) -> Tensor:
         ctx.exchange = exchange
-        used, order = torch.empty_like(kept), exchange.order.to(kept.device)
-        dist.all_to_all_single(used, kept[order], exchange.received, exchange.sent, group=exchange.group)
+        used = torch.empty_like(kept)
+        dist.all_to_all_single(used, kept[exchange.order], exchange.received, exchange.sent, group=exchange.group)
         return used
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,), exchange = grads, ctx.exchange
-        came_back, order = torch.empty_like(grad), exchange.order.to(grad.device)
+        came_back = torch.empty_like(grad)
         dist.all_to_all_single(came_back, grad.contiguous(), exchange.sent, exchange.received, group=exchange.group)
-        return torch.empty_like(came_back).index_copy_(0, order, came_back), None
+        return torch.empty_like(came_back).index_copy_(0, exchange.order, came_back), None
 
 
 class _SumGradient(torch.autograd.Function):

@@ -16,7 +16,8 @@ class Data:
     """Each rank leaves out as many samples a step as its number says, and one."""
 
     def take_faults(self) -> list[str]:
-        return [f"shard of rank {distributed.rank()}"] * (1 + distributed.rank())
+        rank = distributed.data_parallel_rank()
+        return [f"shard of rank {rank}"] * (1 + rank)
 
 
 class Rows:
@@ -42,7 +43,8 @@ def train(callback: Faults, steps: int, data: Any, every: int = 1) -> list[tuple
     return logger.rows
 
 
-def count_on_two_ranks(limit: int) -> Any:
+def count(limit: int, sharing: int = 1) -> Any:
+    distributed.join_tensor_parallel(sharing)
     callback = Faults(limit=limit)
     try:
         rows = train(callback, 3, Data())
@@ -52,13 +54,19 @@ def count_on_two_ranks(limit: int) -> Any:
 
 
 def test_faults_of_all_ranks_are_counted_and_written_once(run_ranks: RunRanks) -> None:
-    first, second = run_ranks(2, count_on_two_ranks, 100)
+    first, second = run_ranks(2, count, 100)
     assert first == (9, [(1, 3.0), (2, 6.0), (3, 9.0)])
     assert second == (9, [])
 
 
+def test_ranks_that_share_blocks_leave_out_the_same_samples(run_ranks: RunRanks) -> None:
+    first, *others = run_ranks(4, count, 100, 2)
+    assert first == (9, [(1, 3.0), (2, 6.0), (3, 9.0)])
+    assert others == [(9, [])] * 3
+
+
 def test_too_many_end_the_run_on_all_ranks_alike(run_ranks: RunRanks) -> None:
-    outcomes = run_ranks(2, count_on_two_ranks, 5)
+    outcomes = run_ranks(2, count, 5)
     assert outcomes[0] == outcomes[1]
     total, message, mend = outcomes[0]
     assert (total, message) == (6, "6 samples could not be used, more than callback.faults.limit = 5")

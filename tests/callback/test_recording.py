@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gloo_ranks import RunRanks
 from toy_run import BATCH, ToyModule, rows_of, train
 
-from mmtrain import sharded
+from mmtrain import distributed, sharded
 from mmtrain.callback.rng import StepSeed, stable_seed
 from mmtrain.callback.throughput import Throughput, peak_flops
 from mmtrain.logger.rows import read_rows
@@ -128,6 +129,33 @@ def test_throughput_counts_steps_and_waiting_and_leaves_pauses_out(monkeypatch: 
         "throughput/tokens_per_second": 11 * 3 / 12,
     }
     assert rows[1]["throughput/seconds_per_step"] == 15 / 4  # the second of waiting that fell into the pause is unknown
+
+
+def tokens_of_a_step(sharing: int) -> float:
+    """Of two ranks that meet the same eleven tokens."""
+    distributed.join_tensor_parallel(sharing)
+    rows: list[dict[str, float]] = []
+    trainer: Any = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        log_every_n_steps=1,
+        max_steps=9,
+        global_step=0,
+        world_size=2,
+        is_global_zero=True,
+        loggers=[SimpleNamespace(log_metrics=lambda row, step: rows.append(row))],
+    )
+    callback, module = Throughput(32), ToyModule()
+    texts = {"length": torch.tensor([5, 6, 9]), "weight": torch.tensor([1.0, 1.0, 0.0])}
+    for step in (1, 2):
+        callback.on_train_batch_start(trainer, module, None, 0)
+        trainer.global_step = step
+        callback.on_train_batch_end(trainer, module, None, texts, 0)
+    return rows[0]["throughput/tokens_per_second"] * rows[0]["throughput/seconds_per_step"]
+
+
+@pytest.mark.parametrize(("sharing", "tokens"), [(1, 22), (2, 11)])
+def test_tokens_are_counted_once_for_ranks_that_share_blocks(run_ranks: RunRanks, sharing: int, tokens: int) -> None:
+    assert run_ranks(2, tokens_of_a_step, sharing) == pytest.approx([tokens] * 2)
 
 
 def test_mfu_is_recorded_where_the_peak_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

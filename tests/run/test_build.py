@@ -19,6 +19,7 @@ from mmtrain.run.build import (
     build_loggers,
     build_objective,
     build_trainer,
+    data_parallel_size,
     plan_run,
     resolve_precision,
     world_size,
@@ -45,6 +46,18 @@ def trainer_of(config: Root, directory: Path, world: int = 1) -> Any:
 )
 def test_the_world_is_devices_times_nodes(shapes: Path, overrides: list[str], expected: int) -> None:
     assert world_size(config_of(shapes, *overrides)) == expected
+
+
+def test_a_batch_is_cut_by_the_groups_that_share_blocks(shapes: Path) -> None:
+    shared = ["strategy=fsdp", "strategy.tensor_parallel=4", "trainer.devices=8"]
+    assert data_parallel_size(config_of(shapes, *shared)) == 2
+    assert data_parallel_size(config_of(shapes, "strategy=ddp", "trainer.devices=8")) == 8
+    build_data(config_of(shapes, *shared, "data.global_batch_size=2"))
+    with pytest.raises(ConfigError, match="does not divide over 2 ranks"):
+        build_data(config_of(shapes, *shared, "data.global_batch_size=3"))
+    with pytest.raises(ConfigError, match="6 ranks do not divide into groups of 4") as error:
+        build_data(config_of(shapes, *shared, "trainer.devices=6"))
+    assert error.value.mend == "set a divisor of 6; or trainer.devices to a multiple of 4"
 
 
 @pytest.mark.parametrize(
