@@ -68,7 +68,8 @@ class Data(pl.LightningDataModule):
     def __init__(self, train: list[Batch], evaluation: dict[str, list[Batch]], **sizes: int) -> None:
         super().__init__()
         self.train = train
-        self.eval_sets = {name: EvalSet(_loader(batches)) for name, batches in evaluation.items()}
+        self.evaluation = evaluation
+        self.eval_sets: dict[str, EvalSet] = {}
         self.vocab_size = sizes.get("vocab_size", VOCAB)
         self.sequence_length = sizes.get("sequence_length", TOKENS)
         self.next_sentence = sizes.get("next_sentence", True)
@@ -76,6 +77,9 @@ class Data(pl.LightningDataModule):
     @property
     def data(self) -> Data:
         return self
+
+    def setup(self, stage: str) -> None:
+        self.eval_sets = {name: EvalSet(_loader(batches)) for name, batches in self.evaluation.items()}
 
     def train_dataloader(self) -> Any:
         return _loader(self.train)
