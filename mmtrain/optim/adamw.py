@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from mmtrain import sharded
 from mmtrain.optim.groups import decay_groups, lr_by_depth
 from mmtrain.optim.schedule import Schedule
 
@@ -54,25 +52,9 @@ class AdamW:
     ) -> torch.optim.AdamW:
         """The optimizer of these parameters; some may have a share of the learning rate."""
         groups = decay_groups(parameters, self.weight_decay, lr=self.lr, lr_shares=lr_shares or {})
-        every = [parameter for group in groups for parameter in group["params"]]
-        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in every)
-        kind = _OfParts if any(map(sharded.is_sharded, every)) else torch.optim.AdamW
-        optimizer = kind(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)
+        fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)
         # Fused kernels can undo a gradient scaler's factor themselves, and Lightning takes that as a ban on clipping
         # gradients under mixed precision. The scaler undoes it before the step, as for any other optimizer.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         return optimizer
-
-
-class _OfParts(torch.optim.AdamW):
-    """AdamW that steps this rank's parts of sharded tensors as the tensors they are: it works on single elements.
-
-    PyTorch's own asks for the meaning of each operation on sharded tensors, and there is none for such as are sharded
-    over different ranks.
-    """
-
-    def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> bool:
-        has_complex: bool = super()._init_group(group, *lists)  # type: ignore[misc]
-        for tensors in lists:
-            tensors[:] = [sharded.own_part(tensor) for tensor in tensors]
-        return has_complex

@@ -50,6 +50,11 @@ def test_a_run_moves_between_strategies_and_numbers_of_ranks(shapes: Path, undis
         [row["train/loss"] for row in table if "train/loss" in row] for table in (found, expected)
     )
     assert len(losses) == STEPS
+    evaluated, expected_evaluated = (
+        [value for row in table for name, value in row.items() if name.startswith("eval/") and name.endswith("/loss")]
+        for table in (found, expected)
+    )
+    assert evaluated == pytest.approx(expected_evaluated, rel=1e-5)
     # Another order of samples changes losses by a tenth.
     assert losses == pytest.approx(expected_losses, rel=0, abs=1e-5)
     assert last_checkpoint(run)["DataModule"] == last_checkpoint(undisturbed)["DataModule"]
