@@ -22,6 +22,7 @@ PLACES = (
 )
 STEPS = 40
 PLAIN = ["optim=adamw", "~optim.rest", "optim.lr=1e-3", f"budget.samples={16 * STEPS}", "callback.retrievals=null"]
+PLAIN += ["trainer.eval_every_n_steps=5"]  # under every strategy
 
 
 @pytest.fixture(scope="module")
