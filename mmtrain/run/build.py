@@ -56,7 +56,7 @@ def data_parallel_size(config: Root) -> int:
         ConfigError: The ranks do not divide into groups that share blocks.
     """
     ranks, sharing = world_size(config), config.strategy.get("tensor_parallel", 1)
-    if ranks % sharing:
+    if sharing < 1 or ranks % sharing:
         raise ConfigError(
             f"{ranks} ranks do not divide into groups of {sharing}",
             where="strategy.tensor_parallel",

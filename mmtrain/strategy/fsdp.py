@@ -226,7 +226,7 @@ class FullyShard(ModelParallelStrategy):
 
 
 def _groups(ranks: int, size: int, where: str, none: str) -> int:
-    if ranks % size:
+    if size < 1 or ranks % size:
         raise ConfigError(
             f"{ranks} ranks do not divide into groups of {size}",
             where=where,

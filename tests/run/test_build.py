@@ -57,6 +57,8 @@ def test_a_batch_is_cut_by_the_groups_that_share_blocks(shapes: Path) -> None:
         build_data(config_of(shapes, *shared, "data.global_batch_size=3"))
     with pytest.raises(ConfigError, match="6 ranks do not divide into groups of 4") as error:
         build_data(config_of(shapes, *shared, "trainer.devices=6"))
+    with pytest.raises(ConfigError, match="8 ranks do not divide into groups of 0"):
+        build_data(config_of(shapes, *shared, "strategy.tensor_parallel=0"))
     assert error.value.mend == "set a divisor of 6; or trainer.devices to a multiple of 4"
 
 

@@ -260,3 +260,12 @@ def alone(build: Callable[[], Any]) -> Any:
 def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
     """Equal up to the order in which ranks add."""
     torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance, equal_nan=True)
+
+
+def assert_same(ours: Result, theirs: Result) -> None:
+    """Losses and weights of as many steps, up to the order in which ranks add."""
+    assert len(ours["losses"]) == STEPS
+    torch.testing.assert_close(ours["losses"], theirs["losses"], rtol=1e-5, atol=1e-5)
+    assert ours["weights"].keys() == theirs["weights"].keys()
+    for key, weight in theirs["weights"].items():
+        close(ours["weights"][key], weight, 1e-4)

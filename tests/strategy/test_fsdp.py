@@ -12,9 +12,9 @@ from small_runs import (
     CLIP_NORM,
     POISONED_STEP,
     SAVED_STEP,
-    STEPS,
     Result,
     alone,
+    assert_same,
     averaged,
     bounded,
     close,
@@ -54,14 +54,6 @@ def one() -> Result:
         return results | {"bf16": plain("lm", None, precision="bf16-mixed")}
 
     return alone(run)
-
-
-def assert_same(ours: Result, theirs: Result) -> None:
-    assert len(ours["losses"]) == STEPS
-    torch.testing.assert_close(ours["losses"], theirs["losses"], rtol=1e-5, atol=1e-5)
-    assert ours["weights"].keys() == theirs["weights"].keys()
-    for key, weight in theirs["weights"].items():
-        close(ours["weights"][key], weight, 1e-4)
 
 
 @pytest.mark.parametrize(
